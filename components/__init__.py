@@ -1,0 +1,1 @@
+"""The parts: each room knows nothing of the workflows that wire it."""

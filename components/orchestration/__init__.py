@@ -1,0 +1,1 @@
+"""Steps, clusters, jobs, the ledger of what is done, and the report."""

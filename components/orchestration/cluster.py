@@ -1,0 +1,142 @@
+"""Ray clusters: the one a workflow by itself uses, and the local one that a pipeline starts for its jobs."""
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.config import CPU_ENV, RayConfig
+
+logger = logging.getLogger(__name__)
+_PR_SET_PDEATHSIG = 1
+_START_TIMEOUT_S = 120
+_STOP_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """A cluster that this process started: where it answers and which process to watch."""
+
+    dashboard: str
+    pid: int
+
+
+@contextlib.contextmanager
+def ray_session(config: RayConfig) -> Iterator[None]:
+    """Connect to the job's cluster, else to ``config.address``, else start a local one; leave none behind."""
+    import ray
+
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    known = job.get("runtime_env", {}).get("env_vars", {})  # to set one of these again is an error
+    worker_env = {name: value for name, value in CPU_ENV.items() if name not in known}
+    if job or "RAY_ADDRESS" in os.environ:
+        ray.init(runtime_env={"env_vars": worker_env})
+    elif config.address:
+        ray.init(address=config.address, runtime_env={"env_vars": worker_env})
+    else:
+        env = {"env_vars": {**worker_env, "PATH": path_with_python()}}
+        ray.init(num_cpus=config.num_cpus, include_dashboard=False, runtime_env=env)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def local_cluster(num_cpus: int | None) -> Iterator[LocalCluster]:
+    """Start a one-node cluster with a jobs API, free ports and its own token; stop it on the way out.
+
+    The cluster dies with this process even when that is killed hard: the kernel then signals the process
+    that holds it, which takes the rest down. The token goes into this process's environment.
+    """
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    temp_dir = tempfile.mkdtemp(prefix="raylign-")  # short: the path of a Unix socket has 107 characters
+    dashboard_port = _free_port()
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        *("--disable-usage-stats", f"--temp-dir={temp_dir}", f"--port={_free_port()}"),
+        *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"),
+        *(f"--ray-client-server-port={_free_port()}", f"--dashboard-agent-listen-port={_free_port()}"),
+        *("--node-ip-address=127.0.0.1",),
+        *((f"--num-cpus={num_cpus}",) if num_cpus else ()),
+    ]
+    log_path = Path(temp_dir) / "start.log"
+    with log_path.open("w") as log:
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **CPU_ENV, "PATH": path_with_python()},
+            start_new_session=True,  # Ctrl-C reaches the pipeline, which stops its jobs in order
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+    try:
+        address = f"http://127.0.0.1:{dashboard_port}"
+        _await_jobs_api(address, process, log_path)
+        yield LocalCluster(address, process.pid)
+    finally:
+        _stop(process)
+        shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def path_with_python() -> str:
+    """Return PATH with this Python's folder first: its ``python`` and ``ninja`` are what workers need."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await_jobs_api(address: str, process: subprocess.Popen, log_path: Path) -> None:
+    from ray.job_submission import JobSubmissionClient
+
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while True:
+        if process.poll() is not None:
+            raise RuntimeError(f"the local Ray cluster did not start: {log_path.read_text()[-2000:]}")
+        try:
+            JobSubmissionClient(address).list_jobs()
+            return
+        except Exception as error:  # not up yet: connection refused, agent missing
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the local Ray cluster did not answer in {_START_TIMEOUT_S} s") from error
+            time.sleep(0.5)
+
+
+def _stop(process: subprocess.Popen) -> None:
+    import psutil
+
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    process.terminate()
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for leftover in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            leftover.kill()

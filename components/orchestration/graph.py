@@ -1,0 +1,70 @@
+"""A pipeline's steps: what they are, what they wait for, and how one's outputs become another's inputs."""
+
+import re
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from components.config import Config, Field, UserError
+
+# <step.output>: what an earlier step returned; <step.run_id> and <step.metrics> are always there.
+_REFERENCE = re.compile(r"^<([A-Za-z_]\w*)\.([A-Za-z_]\w*)>$")
+
+
+class StepConfig(Config):
+    """One step: a workflow and its configuration, in which ``<step.output>`` stands for another's output."""
+
+    workflow: str = Field(description="name of the workflow")
+    config: dict[str, Any] = Field({}, description="its configuration")
+    after: list[str] = Field([], description="steps to wait for beyond those whose outputs it takes")
+
+
+def is_reference(value: Any) -> bool:
+    """Return whether a value stands for a step's output."""
+    return isinstance(value, str) and _REFERENCE.match(value) is not None
+
+
+def order(steps: Mapping[str, StepConfig]) -> dict[str, set[str]]:
+    """Return step → steps that it waits for, in an order in which they can run.
+
+    Raises:
+        UserError: a step waits for one that is not there, or for itself through others.
+    """
+    waits = {name: {*step.after, *(found for found, _ in _references(step.config))} for name, step in steps.items()}
+    for name, wanted in waits.items():
+        if strangers := wanted - set(steps):
+            raise UserError(f"step '{name}' waits for '{sorted(strangers)[0]}': there are {', '.join(steps)}")
+    try:
+        ordered = list(TopologicalSorter(waits).static_order())
+    except CycleError as error:
+        raise UserError(f"steps wait for one another in a circle: {' → '.join(error.args[1])}") from error
+    return {name: waits[name] for name in ordered}
+
+
+def fill(value: Any, outputs: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Return ``value`` with every ``<step.output>`` replaced.
+
+    Raises:
+        UserError: the step has no output of that name.
+    """
+    if isinstance(value, dict):
+        return {key: fill(item, outputs) for key, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, outputs) for item in value]
+    if not isinstance(value, str) or (match := _REFERENCE.match(value)) is None:
+        return value
+    step, name = match.groups()
+    if name not in outputs[step]:
+        raise UserError(f"{value}: step '{step}' returns {', '.join(sorted(outputs[step]))}")
+    return outputs[step][name]
+
+
+def _references(value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _references(item)
+    elif isinstance(value, str) and (match := _REFERENCE.match(value)):
+        step, name = match.groups()
+        yield step, name

@@ -1,0 +1,95 @@
+"""Steps as Ray jobs: submit, follow the log, wait, read the JSON line."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.config import CPU_ENV
+from components.tracking.environment import COMMIT_VARIABLE, commit
+from components.tracking.run import PARENT_VARIABLE
+
+_PROGRESS = re.compile(r"progress (\d+)/(\d+) (\S+)")
+_PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE")
+_POLL_S = 1.0
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """How a job ended: its JSON line, or none where it died before writing one."""
+
+    succeeded: bool
+    line: dict[str, Any] | None
+    message: str
+
+
+def run_job(
+    address: str,
+    entrypoint: str,
+    *,
+    project: Path,
+    parent_run: str,
+    log_path: Path,
+    on_progress: Callable[[int, int, str], None],
+    stop_requested: Callable[[], bool],
+) -> JobEnd:
+    """Run one command as a Ray job with the project as its working directory, and wait for its end.
+
+    Args:
+        address: of the cluster's dashboard.
+        log_path: gets the job's whole output as it comes.
+        stop_requested: polled; when it returns true the job is stopped.
+    """
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    client = JobSubmissionClient(address)
+    env = {**CPU_ENV, COMMIT_VARIABLE: commit(), PARENT_VARIABLE: parent_run}
+    env |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    job = client.submit_job(
+        entrypoint=entrypoint,
+        submission_id=f"raylign-{uuid.uuid4().hex[:12]}",
+        runtime_env={"working_dir": str(project), "excludes": ["artifacts"], "env_vars": env},
+    )
+    seen = ""
+    try:
+        while True:
+            info = client.get_job_info(job)
+            seen = _follow(client, job, seen, log_path, on_progress)
+            if info.status.is_terminal():
+                break
+            if stop_requested():
+                client.stop_job(job)
+            time.sleep(_POLL_S)
+    except BaseException:
+        with contextlib.suppress(Exception):  # the cluster may be what failed
+            client.stop_job(job)
+        raise
+    seen = _follow(client, job, seen, log_path, on_progress)
+    return JobEnd(info.status == JobStatus.SUCCEEDED, _last_json(seen), info.message or "")
+
+
+def _follow(client: Any, job: str, seen: str, log_path: Path, on_progress: Callable[[int, int, str], None]) -> str:
+    text = client.get_job_logs(job)
+    fresh = text[len(seen) :]
+    if fresh:
+        with log_path.open("a") as log:
+            log.write(fresh)
+        if marks := _PROGRESS.findall(fresh):
+            done, total, unit = marks[-1]
+            on_progress(int(done), int(total), unit)
+    return text
+
+
+def _last_json(text: str) -> dict[str, Any] | None:
+    for line in reversed(text.splitlines()):
+        if line.startswith('{"workflow"'):
+            return json.loads(line)
+    return None

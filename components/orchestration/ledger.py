@@ -1,0 +1,87 @@
+"""Step keys: a step is done when a finished run carries the hash of all that decides its result."""
+
+import hashlib
+import json
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.config import Config, Reference, Unkeyed, UserError
+
+
+def step_key(workflow: str, config: Config) -> str:
+    """Return the SHA-256 of the workflow, its resolved configuration and the content that it refers to.
+
+    Where to store and what cluster to use do not enter it; a file's content, a folder's listing and a
+    table's version do, so that a changed input is a new step.
+
+    Raises:
+        UserError: an input path does not exist.
+    """
+    values = {
+        name: value
+        for name, value in config.model_dump(mode="json").items()
+        if not any(isinstance(mark, Unkeyed) for mark in type(config).model_fields[name].metadata)
+    }
+    digests = {dotted: _content(kind, value, dotted) for dotted, kind, value in references(config)}
+    text = json.dumps([workflow, values, digests], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def references(config: Config, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield (dotted key, kind, value) for each field that points at a path, a model or a table."""
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            yield from references(value, f"{prefix}{name}.")
+            continue
+        marks = [mark for mark in field.metadata if isinstance(mark, Reference)]
+        mark = marks[0] if marks else _mark_within(field.annotation)
+        if mark is None or value is None:
+            continue
+        if isinstance(value, str):
+            yield prefix + name, mark.kind, value
+        elif isinstance(value, dict):
+            yield from ((f"{prefix}{name}.{key}", mark.kind, item) for key, item in value.items())
+        else:
+            yield from ((f"{prefix}{name}.{index}", mark.kind, item) for index, item in enumerate(value))
+
+
+def _mark_within(annotation: Any) -> Reference | None:
+    """Return the marker inside ``ModelRef | None``, ``list[InputPath]``, ``dict[str, ModelRef]``."""
+    for mark in getattr(annotation, "__metadata__", ()):
+        if isinstance(mark, Reference):
+            return mark
+    found = (_mark_within(part) for part in typing.get_args(annotation))
+    return next((mark for mark in found if mark), None)
+
+
+def _content(kind: str, value: str, dotted: str) -> str:
+    if kind == "path":
+        path = Path(value).expanduser()
+        if not path.exists():
+            raise UserError(f"'{dotted}' names {value}, which does not exist")
+        return _digest(path)
+    if kind == "model":
+        return _digest(Path(value)) if Path(value).is_dir() else value
+    uri, _, table = value.partition("#")
+    if "@" in table or not Path(uri).is_dir():
+        return value
+    versions = sorted((Path(uri) / f"{table}.lance" / "_versions").glob("*"))
+    return f"{value}@{max((path.stat().st_mtime_ns for path in versions), default=0)}"
+
+
+def _digest(path: Path) -> str:
+    """Return a digest of a file's content, or of a folder's listing with sizes and times of change."""
+    digest = hashlib.sha256()
+    if path.is_file():
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+    for entry in sorted(path.rglob("*")):
+        if entry.is_file():
+            status = entry.stat()
+            digest.update(f"{entry.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,102 @@
+"""One self-contained HTML page over a pipeline: what ran, what it changed, and the evidence."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.orchestration.figures import Curve, curve_grid, evaluation_bars
+from components.orchestration.summary import Evaluation, show
+
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+# Curve of the run → the panel that it is drawn in: what a person looks at first in a training run.
+_PANELS = {
+    "train/loss": "loss",
+    "eval/loss": "loss",
+    "train/grad_norm": "gradient norm",
+    "train/learning_rate": "learning rate",
+    "rewards/accuracies": "reward accuracy",
+    "rewards/margins": "reward margin",
+    "rewards/chosen": "rewards",
+    "rewards/rejected": "rewards",
+}
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    steps: Sequence[Mapping[str, Any]],
+    evaluations: Mapping[str, Evaluation],
+    curves: Mapping[str, Mapping[str, Curve]],
+    figures: Mapping[str, Mapping[str, float]],
+    transcript: Sequence[Mapping[str, Any]],
+    lineage: Mapping[str, Any] | None,
+) -> None:
+    """Write the page.
+
+    Args:
+        steps: one mapping a step: name, workflow, status, seconds, run_id.
+        evaluations: model → metric → mean, low, high, n.
+        curves: training run's title → metric → points.
+        figures: section title → name → figure, as tables.
+        transcript: what was asked of the served model and what came back.
+        lineage: the lineage page of the model that is served.
+    """
+    from jinja2 import Environment, select_autoescape
+
+    environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
+    environment.filters["figure"] = _figure_text
+    template = environment.from_string(_TEMPLATE.read_text())
+    metrics = list(dict.fromkeys(metric for evaluation in evaluations.values() for metric in evaluation))
+    page = template.render(
+        title=title,
+        steps=steps,
+        metrics=metrics,
+        evaluations={
+            name: [show(evaluation.get(metric)) for metric in metrics] for name, evaluation in evaluations.items()
+        },
+        sizes={name: _sample_size(evaluation) for name, evaluation in evaluations.items()},
+        bars=evaluation_bars(evaluations) if evaluations else "",
+        curves={name: curve_grid(_panels(found)) for name, found in curves.items() if _panels(found)},
+        figures=figures,
+        transcript=transcript,
+        lineage=_flatten(lineage) if lineage else [],
+        lineage_json=json.dumps(lineage, indent=2) if lineage else "",
+    )
+    path.write_text(page)
+
+
+def _panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
+    panels: dict[str, dict[str, Curve]] = {}
+    for metric, panel in _PANELS.items():
+        if metric in curves:
+            panels.setdefault(panel, {})[metric] = curves[metric]
+    return panels
+
+
+def _sample_size(evaluation: Evaluation) -> str:
+    return ", ".join(sorted({f"{value['n']:.0f}" for value in evaluation.values()}, key=int))
+
+
+def _figure_text(value: Any) -> str:
+    if not isinstance(value, (int, float)):
+        return str(value)
+    if abs(value) >= 1_000_000:
+        return f"{value / 1e6:,.1f} M"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+
+
+def _flatten(page: Mapping[str, Any], depth: int = 0) -> list[dict[str, Any]]:
+    """Return the chain of lineage pages as rows, the served artefact first."""
+    if "reference" in page:
+        return [{"depth": depth, "kind": "reference", "id": page["reference"], "facts": {}}]
+    row = {
+        "depth": depth,
+        "kind": page["kind"],
+        "id": page["lineage_id"][:16],
+        "run_id": page["run_id"],
+        "commit": page["commit"][:12],
+        "facts": page["facts"],
+    }
+    return [row, *(line for parent in page["parents"] for line in _flatten(parent, depth + 1))]

@@ -1,0 +1,185 @@
+"""Runs a pipeline's steps: what is done is recognised, the rest become Ray jobs as their inputs get ready."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.config import RayConfig, UserError, WorkflowConfig, check, parse, to_yaml
+from components.orchestration.cluster import local_cluster
+from components.orchestration.entry import absolute
+from components.orchestration.graph import StepConfig, fill, is_reference, order
+from components.orchestration.jobs import run_job
+from components.orchestration.ledger import step_key
+from components.orchestration.progress import Board
+from components.tracking.run import Finished, find_result
+
+
+@dataclass(frozen=True)
+class Step:
+    """How a step ended."""
+
+    status: str  # done | cached | failed | blocked
+    seconds: float = 0.0  # of this pipeline run; 0 for what was done already
+    run_id: str | None = None
+    outputs: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+    is_users_error: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all steps of one pipeline run share."""
+
+    folder: Path  # configurations and logs of the steps
+    project: Path  # uploaded as the jobs' working directory
+    parent_run: str
+    storage: str
+    experiment: str
+    seed: int
+    ray: RayConfig
+    max_parallel: int
+    schema_of: Callable[[str], type[WorkflowConfig]]  # workflow name → its config class
+
+
+def check_steps(steps: Mapping[str, StepConfig], schema_of: Callable[[str], type[WorkflowConfig]]) -> None:
+    """Refuse, before anything starts, steps in a circle, unknown workflows and keys, and values of a wrong type.
+
+    Raises:
+        UserError: naming the step and the key.
+    """
+    for name in order(steps):
+        check(schema_of(steps[name].workflow), steps[name].config, f"steps.{name}.config.", is_reference)
+
+
+def run_steps(steps: Mapping[str, StepConfig], setting: Setting) -> dict[str, Step]:
+    """Run every step that the ledger does not have as done; a failed step blocks only those that wait for it."""
+    waits = order(steps)
+    ended: dict[str, Step] = {}
+    stopping = threading.Event()
+    with contextlib.ExitStack() as stack:
+        board = stack.enter_context(Board(list(waits)))
+        address = _LazyAddress(stack, setting.ray)
+        pool = stack.enter_context(ThreadPoolExecutor(setting.max_parallel))
+        running: dict[Future[Step], str] = {}
+        try:
+            while len(ended) < len(waits):
+                for name in _ready(waits, ended, set(running.values())):
+                    step = _blocked(waits[name], ended) or _recognise(name, steps[name], ended, setting)
+                    if isinstance(step, Step):
+                        ended[name] = step
+                        board.end(name, step.status, step.seconds)
+                    elif len(running) < setting.max_parallel:
+                        target = address.get()
+                        job = pool.submit(_run, name, steps[name], step, target, setting, board, stopping)
+                        running[job] = name
+                if not running:
+                    continue
+                finished, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                for job in finished:
+                    name = running.pop(job)
+                    ended[name] = job.result()
+                    board.end(name, ended[name].status, ended[name].seconds)
+        except BaseException:
+            stopping.set()
+            raise
+    return {name: ended[name] for name in waits}
+
+
+class _LazyAddress:
+    """The cluster's address; a local cluster starts only when the first step really has to run."""
+
+    def __init__(self, stack: contextlib.ExitStack, ray: RayConfig) -> None:
+        self._stack, self._ray, self._address = stack, ray, ray.address
+
+    def get(self) -> str:
+        if self._address is None:
+            self._address = self._stack.enter_context(local_cluster(self._ray.num_cpus)).dashboard
+        return self._address
+
+
+def _ready(waits: Mapping[str, set[str]], ended: Mapping[str, Step], running: set[str]) -> Iterator[str]:
+    for name, wanted in waits.items():
+        if name not in ended and name not in running and wanted <= set(ended):
+            yield name
+
+
+def _blocked(wanted: set[str], ended: Mapping[str, Step]) -> Step | None:
+    failed = sorted(name for name in wanted if ended[name].status in ("failed", "blocked"))
+    return Step("blocked", error=f"waits for {failed[0]}") if failed else None
+
+
+def _recognise(name: str, step: StepConfig, ended: Mapping[str, Step], setting: Setting) -> Step | WorkflowConfig:
+    """Return the step as cached, or as failed where its configuration is wrong, else its configuration."""
+    try:
+        config = _configure(name, step, ended, setting)
+        found = find_result(Path(config.storage), config.experiment, step.workflow, step_key(step.workflow, config))
+    except UserError as error:
+        return Step("failed", error=str(error), is_users_error=True)
+    return _ended("cached", found, 0.0) if found else config
+
+
+def _configure(name: str, step: StepConfig, ended: Mapping[str, Step], setting: Setting) -> WorkflowConfig:
+    offers = {
+        known: {
+            "run_id": end.run_id,
+            "metrics": end.metrics,
+            "log": str(setting.folder / "logs" / f"{known}.log"),
+            **end.outputs,
+        }
+        for known, end in ended.items()
+    }
+    values = {"seed": setting.seed, **fill(step.config, offers)}
+    values |= {"storage": setting.storage, "experiment": setting.experiment}
+    return absolute(parse(setting.schema_of(step.workflow), values, f"steps.{name}.config."))
+
+
+def _run(
+    name: str,
+    step: StepConfig,
+    config: WorkflowConfig,
+    address: str,
+    setting: Setting,
+    board: Board,
+    stopping: threading.Event,
+) -> Step:
+    """Run one step as a Ray job; called in a thread of its own."""
+    board.start(name)
+    started = time.monotonic()
+    for folder in ("configs", "logs"):
+        (setting.folder / folder).mkdir(parents=True, exist_ok=True)
+    path = setting.folder / "configs" / f"{name}.yaml"
+    path.write_text(to_yaml(config))
+    log_path = setting.folder / "logs" / f"{name}.log"
+    log_path.unlink(missing_ok=True)
+    end = run_job(
+        address,
+        f"python -m workflows.{step.workflow} {path}",
+        project=setting.project,
+        parent_run=setting.parent_run,
+        log_path=log_path,
+        on_progress=lambda done, total, unit: board.progress(name, done, total, unit),
+        stop_requested=stopping.is_set,
+    )
+    seconds = time.monotonic() - started
+    found = find_result(Path(config.storage), config.experiment, step.workflow, step_key(step.workflow, config))
+    if end.succeeded and found:
+        return _ended("done", found, seconds)
+    line = end.line or {}
+    error = line.get("outputs", {}).get("error") or end.message or "the job died without a word"
+    return Step("failed", seconds, error=f"{error} (log: {log_path})", is_users_error=line.get("status") == "invalid")
+
+
+def _ended(status: str, found: Finished, seconds: float) -> Step:
+    return Step(status, seconds, found.run_id, found.result.outputs, found.result.metrics)
+
+
+def as_json(steps: Mapping[str, Step]) -> str:
+    """Return the ends of the steps as JSON."""
+    return json.dumps({name: asdict(step) for name, step in steps.items()}, indent=2)

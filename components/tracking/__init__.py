@@ -1,0 +1,1 @@
+"""Runs, lineage and environment facts: what makes a result traceable."""

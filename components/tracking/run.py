@@ -1,0 +1,308 @@
+"""The one door to MLflow: runs, their metrics and artefacts, and the model registry."""
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.config import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PARENT_VARIABLE = "RAYLIGN_PARENT_RUN"
+_KEY, _RESULT, _WORKFLOW = "raylign.key", "raylign.result", "raylign.workflow"
+_SECONDS = "raylign.seconds"
+_TAG_LIMIT = 8_000  # characters that MLflow's SQL store takes in one tag
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a workflow made: references to artefacts, and figures."""
+
+    outputs: dict[str, Any]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunHandle:
+    """What a worker needs to write to the driver's run; plain data that crosses to Ray workers."""
+
+    tracking_uri: str
+    run_id: str
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write figures to the run, at ``step`` of their curves."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        points = [Metric(name, float(value), now_ms, step or 0) for name, value in metrics.items()]
+        _client(self.tracking_uri).log_batch(self.run_id, metrics=points)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One workflow's MLflow run, and the folder that belongs to its step key."""
+
+    id: str
+    key: str
+    workflow: str
+    dir: Path
+    cache: Path
+    tracking_uri: str
+
+    def handle(self) -> RunHandle:
+        """Return the part of the run that may cross to a worker."""
+        return RunHandle(self.tracking_uri, self.id)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write figures to the run, at ``step`` of their curves."""
+        self.handle().log_metrics(metrics, step)
+
+    def log_artifact(self, path: str | Path) -> None:
+        """Copy a file or a folder to the run's artefacts."""
+        if Path(path).is_dir():
+            self._client.log_artifacts(self.id, str(path), Path(path).name)
+        else:
+            self._client.log_artifact(self.id, str(path))
+
+    def log_text(self, text: str, name: str) -> None:
+        """Write ``text`` to the run's artefacts as the file ``name``."""
+        self._client.log_text(self.id, text, name)
+
+    def log_figure(self, figure: Any, name: str) -> None:
+        """Write a matplotlib figure to the run's artefacts as the file ``name``."""
+        self._client.log_figure(self.id, figure, name)
+
+    def log_dataset(self, name: str, table_ref: str, role: str) -> None:
+        """Record a LanceDB table and its version as an input of the run; ``role`` says what it was for."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({"uri": table_ref})
+        version = table_ref.rpartition("@")[2]
+        dataset = Dataset(name, f"v{version}"[:36], "lancedb", source)
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", role)])]
+        self._client.log_inputs(self.id, inputs)
+
+    def register_model(self, name: str, folder: Path, alias: str, tags: Mapping[str, str]) -> str:
+        """Register ``folder`` as a new version of the model ``name``, move ``alias`` to it, return the version.
+
+        A folder that is registered already keeps its version: registering is idempotent.
+        """
+        client = self._client
+        from mlflow.exceptions import MlflowException
+
+        with contextlib.suppress(MlflowException):  # it exists already
+            client.create_registered_model(name)
+        source = folder.resolve().as_uri()
+        for known in client.search_model_versions(f"name = '{name}'"):
+            if known.source == source:
+                version = str(known.version)
+                break
+        else:
+            version = str(client.create_model_version(name, source, self.id, dict(tags)).version)
+        client.set_registered_model_alias(name, alias, version)
+        return version
+
+    @property
+    def _client(self) -> "MlflowClient":
+        return _client(self.tracking_uri)
+
+
+def tracking_uri(storage: Path) -> str:
+    """Return the MLflow store: ``MLFLOW_TRACKING_URI`` where it is set, else a SQLite file in the storage."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage}/mlflow.db"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that the ledger has as done."""
+
+    run_id: str
+    result: Result
+    seconds: float
+
+
+def find_result(storage: Path, experiment: str, workflow: str, key: str) -> Finished | None:
+    """Return the newest finished run with this step key, if its outputs still exist."""
+    for found in _search(storage, experiment, key, "= 'FINISHED'"):
+        result = Result(**json.loads(found.data.tags[_RESULT]))
+        missing = [path for path in _paths(result.outputs) if not Path(path).exists()]
+        if not missing:
+            seconds = float(found.data.tags.get(_SECONDS, 0.0))
+            return Finished(found.info.run_id, result, seconds)
+        logger.warning("%s is done (run %s), but %s is gone: doing it again", workflow, found.info.run_id, missing[0])
+    return None
+
+
+@contextlib.contextmanager
+def open_run(
+    storage: Path,
+    experiment: str,
+    workflow: str,
+    key: str,
+    facts: Mapping[str, str],
+    *,
+    name: str | None = None,
+    reopen: bool = False,
+) -> Iterator[Run]:
+    """Start the run of a step key, or go on with the one that was interrupted; failed if the body raises.
+
+    Args:
+        facts: tags: commit and the like.
+        reopen: go on with a finished run, too.
+    """
+    uri = tracking_uri(storage)
+    client = _client(uri)
+    interrupted = _search(storage, experiment, key, "!= 'REOPENED'" if reopen else "!= 'FINISHED'")
+    tags = {_KEY: key, _WORKFLOW: workflow, **facts}
+    if parent := os.environ.get(PARENT_VARIABLE):
+        tags["mlflow.parentRunId"] = parent
+    if interrupted:
+        run_id = interrupted[0].info.run_id
+        client.update_run(run_id, "RUNNING")
+        for tag, value in tags.items():
+            client.set_tag(run_id, tag, value)
+        logger.info("going on with run %s", run_id)
+    else:
+        created = client.create_run(_experiment_id(client, storage, experiment), tags=tags, run_name=name or workflow)
+        run_id = created.info.run_id
+    folder = storage / workflow / key[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    cache = storage / "cache"
+    cache.mkdir(exist_ok=True)
+    try:
+        yield Run(run_id, key, workflow, folder, cache, uri)
+    except BaseException as error:
+        client.set_tag(run_id, "raylign.error", f"{type(error).__name__}: {error}"[:_TAG_LIMIT])
+        client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+
+
+def finish_run(run: Run, result: Result, seconds: float) -> None:
+    """Record the result, which makes the step count as done, as the last thing that a run does."""
+    text = json.dumps({"outputs": result.outputs, "metrics": result.metrics})
+    assert len(text) < _TAG_LIMIT, f"{run.workflow}'s result is too large to be recorded: {len(text)} characters"
+    client = _client(run.tracking_uri)
+    if result.metrics:
+        run.log_metrics(result.metrics)
+    client.set_tag(run.id, _SECONDS, f"{seconds:.1f}")
+    client.set_tag(run.id, _RESULT, text)
+    client.set_terminated(run.id, "FINISHED")
+
+
+def log_params(run: Run, params: Mapping[str, Any]) -> None:
+    """Record a configuration's leaves as parameters; a resumed run has the same ones already."""
+    from mlflow.entities import Param
+
+    known = _client(run.tracking_uri).get_run(run.id).data.params
+    fresh = [Param(name, str(value)[:6000]) for name, value in params.items() if name not in known]
+    _client(run.tracking_uri).log_batch(run.id, params=fresh)
+
+
+def describe_run(storage: Path, run_id: str) -> dict[str, Any]:
+    """Return a run's id, workflow, status (done, running, failed …) and seconds.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = _client(tracking_uri(storage)).get_run(run_id)
+    except MlflowException as error:
+        raise UserError(f"there is no MLflow run {run_id} in {tracking_uri(storage)}") from error
+    tags, status = found.data.tags, found.info.status
+    return {
+        "run_id": run_id,
+        "workflow": tags.get(_WORKFLOW, ""),
+        "status": "done" if status == "FINISHED" else status.lower(),
+        "seconds": float(tags.get(_SECONDS, 0.0)),
+    }
+
+
+def read_curves(storage: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """Return metric name → [(step, value)] in order of step, for metrics that were logged more than once."""
+    client = _client(tracking_uri(storage))
+    curves = {}
+    for name in client.get_run(run_id).data.metrics:
+        points = sorted({(point.step, point.value) for point in client.get_metric_history(run_id, name)})
+        if len(points) > 1:
+            curves[name] = points
+    return curves
+
+
+def resolve_registered(storage: Path, reference: str) -> str:
+    """Return the local folder behind ``models:/name@alias``, ``models:/name/version`` or ``runs:/id/path``.
+
+    Raises:
+        UserError: no such model, alias, version or run.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(storage)
+    try:
+        if not reference.startswith("models:/"):
+            return download_artifacts(artifact_uri=reference, tracking_uri=uri)
+        name, _, alias = reference.removeprefix("models:/").partition("@")
+        client = _client(uri)
+        if alias:
+            version = client.get_model_version_by_alias(name, alias)
+        else:
+            name, _, number = name.partition("/")
+            version = client.get_model_version(name, number)
+        assert version.source is not None, f"{reference} was registered without a source"
+        if version.source.startswith("file://"):
+            return version.source.removeprefix("file://")
+        return download_artifacts(artifact_uri=version.source, tracking_uri=uri, dst_path=tempfile.mkdtemp())
+    except MlflowException as error:
+        raise UserError(f"{reference} is not in the MLflow store {uri}: {error.message}") from error
+
+
+def _paths(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from _paths(item)
+    elif isinstance(value, str) and value.startswith("/"):
+        yield value.partition("#")[0]
+
+
+def _search(storage: Path, experiment: str, key: str, status: str) -> list[Any]:
+    """Return the runs of a step key whose status meets the condition ``status``, newest first."""
+    client = _client(tracking_uri(storage))
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    query = f"tags.`{_KEY}` = '{key}' and attributes.status {status}"
+    return list(client.search_runs([found.experiment_id], query, order_by=["attributes.start_time DESC"]))
+
+
+def _experiment_id(client: "MlflowClient", storage: Path, experiment: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(experiment)
+    if found is not None:
+        return found.experiment_id
+    is_local = not os.environ.get("MLFLOW_TRACKING_URI")
+    location = (storage / "mlruns").as_uri() if is_local else None
+    try:
+        return client.create_experiment(experiment, artifact_location=location)
+    except MlflowException:  # another step made it in the meantime
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise
+        return found.experiment_id
+
+
+def _client(uri: str) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)

@@ -1,0 +1,60 @@
+"""Step keys change with everything that decides a result, and with nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from components.config import Config, Field, InputPath, ModelRef, TableRef, UserError, WorkflowConfig
+from components.orchestration.ledger import references, step_key
+
+
+class Inner(Config):
+    file: InputPath | None = Field(None, description="nested input")
+
+
+class Toy(WorkflowConfig):
+    lr: float = Field(1.0, description="a value")
+    file: InputPath | None = Field(None, description="an input")
+    models: dict[str, ModelRef] = Field({}, description="models")
+    tables: list[TableRef] = Field([], description="tables")
+    inner: Inner = Field(Inner(), description="section")
+
+
+def test_where_and_how_to_run_do_not_enter_the_key() -> None:
+    assert step_key("w", Toy()) == step_key("w", Toy(storage="/elsewhere", experiment="x", ray={"num_cpus": 7}))
+
+
+def test_workflow_value_and_seed_enter_the_key() -> None:
+    keys = {step_key("w", Toy()), step_key("v", Toy()), step_key("w", Toy(lr=2.0)), step_key("w", Toy(seed=1))}
+    assert len(keys) == 4
+
+
+def test_a_files_content_enters_the_key(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("one")
+    before, nested = step_key("w", Toy(file=str(file))), step_key("w", Toy(inner={"file": str(file)}))
+    file.write_text("two")
+    assert step_key("w", Toy(file=str(file))) != before
+    assert step_key("w", Toy(inner={"file": str(file)})) != nested
+    file.write_text("one")
+    assert step_key("w", Toy(file=str(file))) == before
+
+
+def test_a_folders_listing_enters_the_key(tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.md").write_text("a")
+    before = step_key("w", Toy(models={"m": str(folder)}))
+    (folder / "b.md").write_text("b")
+    assert step_key("w", Toy(models={"m": str(folder)})) != before
+
+
+def test_a_missing_input_is_named() -> None:
+    with pytest.raises(UserError, match=r"'inner.file' names /nowhere, which does not exist"):
+        step_key("w", Toy(inner={"file": "/nowhere"}))
+
+
+def test_references_are_found_wherever_they_stand() -> None:
+    config = Toy(models={"a": "org/x"}, tables=["db#t@3"], inner={"file": "f"}, file="g")
+    found = {(dotted, kind) for dotted, kind, _ in references(config)}
+    assert found == {("file", "path"), ("models.a", "model"), ("tables.0", "table"), ("inner.file", "path")}

@@ -1,0 +1,101 @@
+"""Runs in a real MLflow store: the ledger, resuming, curves, datasets, the registry."""
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+from components.config import UserError
+from components.tracking.run import (
+    Result,
+    describe_run,
+    find_result,
+    finish_run,
+    open_run,
+    read_curves,
+    resolve_registered,
+)
+
+
+def _open(storage: Path, key: str, **options):
+    return open_run(storage, "tests", "toy", key, {"raylign.commit": "c"}, **options)
+
+
+def test_a_finished_run_is_found_by_its_key_while_its_outputs_exist(mlflow_storage: Path, tmp_path: Path) -> None:
+    key, output = uuid.uuid4().hex, tmp_path / "model"
+    output.mkdir()
+    with _open(mlflow_storage, key) as run:
+        assert find_result(mlflow_storage, "tests", "toy", key) is None
+        finish_run(run, Result({"model": str(output), "table": f"{tmp_path}#t@3"}, {"loss": 0.5}), 2.0)
+    found = find_result(mlflow_storage, "tests", "toy", key)
+    assert found is not None
+    assert (found.run_id, found.result.metrics, found.seconds) == (run.id, {"loss": 0.5}, 2.0)
+    assert describe_run(mlflow_storage, run.id)["status"] == "done"
+    output.rmdir()
+    assert find_result(mlflow_storage, "tests", "toy", key) is None
+
+
+def test_a_failed_run_is_gone_on_with(mlflow_storage: Path) -> None:
+    key = uuid.uuid4().hex
+    with pytest.raises(RuntimeError, match="boom"), _open(mlflow_storage, key) as first:
+        (first.dir / "checkpoint").write_text("state")
+        raise RuntimeError("boom")
+    assert describe_run(mlflow_storage, first.id)["status"] == "failed"
+    with _open(mlflow_storage, key) as second:
+        assert second.id == first.id
+        assert (second.dir / "checkpoint").read_text() == "state"
+
+
+def test_a_finished_run_is_reopened_only_when_asked(mlflow_storage: Path) -> None:
+    key = uuid.uuid4().hex
+    with _open(mlflow_storage, key) as first:
+        finish_run(first, Result({}), 0.0)
+    with _open(mlflow_storage, key, reopen=True) as second:
+        assert second.id == first.id
+        finish_run(second, Result({}), 0.0)
+    with _open(mlflow_storage, key) as third:
+        assert third.id != first.id
+
+
+def test_a_child_names_its_parent(mlflow_storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _open(mlflow_storage, uuid.uuid4().hex) as parent:
+        monkeypatch.setenv("RAYLIGN_PARENT_RUN", parent.id)
+        with _open(mlflow_storage, uuid.uuid4().hex) as child:
+            tags = child._client.get_run(child.id).data.tags
+    assert tags["mlflow.parentRunId"] == parent.id
+    assert tags["raylign.commit"] == "c"
+
+
+def test_curves_come_back_in_order_and_once(make_run, mlflow_storage: Path) -> None:
+    run = make_run()
+    for step in (3, 1, 2, 2):  # a resumed run logs a step again
+        run.handle().log_metrics(
+            {"train/loss": step / 10, "constant": 1.0} if step == 3 else {"train/loss": step / 10}, step
+        )
+    assert read_curves(mlflow_storage, run.id) == {"train/loss": [(1, 0.1), (2, 0.2), (3, 0.3)]}
+
+
+def test_a_dataset_carries_its_table_version(make_run) -> None:
+    run = make_run()
+    run.log_dataset("preferences", "/db#preferences@7", "training")
+    inputs = run._client.get_run(run.id).inputs.dataset_inputs
+    assert [(item.dataset.name, item.dataset.digest) for item in inputs] == [("preferences", "v7")]
+    assert "/db#preferences@7" in inputs[0].dataset.source
+
+
+def test_registering_is_idempotent_and_an_alias_moves(make_run, mlflow_storage: Path, tmp_path: Path) -> None:
+    run, name = make_run(), f"model-{uuid.uuid4().hex[:8]}"
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    assert run.register_model(name, folders[0], "champion", {"a": "b"}) == "1"
+    assert run.register_model(name, folders[0], "champion", {}) == "1"
+    assert resolve_registered(mlflow_storage, f"models:/{name}@champion") == str(folders[0])
+    assert run.register_model(name, folders[1], "champion", {}) == "2"
+    assert resolve_registered(mlflow_storage, f"models:/{name}@champion") == str(folders[1])
+    assert resolve_registered(mlflow_storage, f"models:/{name}/1") == str(folders[0])
+
+
+def test_an_unknown_registered_model_is_a_users_error(mlflow_storage: Path) -> None:
+    with pytest.raises(UserError, match="models:/none@champion"):
+        resolve_registered(mlflow_storage, "models:/none@champion")

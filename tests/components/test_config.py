@@ -39,7 +39,7 @@ def test_a_number_in_scientific_notation_is_a_number() -> None:
     [
         (
             ["steps=1", "optimizer.learning_rat=1"],
-            "unknown key 'optimizer.learning_rat': did you mean 'learning_rate'?",
+            "'optimizer.learning_rat': did you mean 'learning_rate'?",
         ),
         (["optimizer.name=sgd"], "the key 'steps' is required"),
         (["steps=abc"], "'steps' got 'abc'"),

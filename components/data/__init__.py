@@ -1,0 +1,1 @@
+"""What enters and what is kept: records, tables, corpora, questions, chat templates."""

@@ -1,0 +1,89 @@
+"""How answers to held-out questions become metrics with intervals; the same for every model and the server."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from components.config import UserError
+from components.data.judge import Judgement, judge
+from components.data.questions import context_id
+from components.data.records import Question
+from components.data.statistics import interval
+
+Metrics = dict[str, dict[str, float]]
+
+
+def held_out(ref: str, limit: int | None = None) -> list[dict[str, Any]]:
+    """The first `limit` rows of a questions table's test split, in the table's order.
+
+    Raises:
+        UserError: the table has no test rows.
+    """
+    from components.data import store
+
+    rows = store.read(ref, where="split = 'test'", require=True)
+    return rows if limit is None else rows[:limit]
+
+
+def judge_answers(questions: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> list[Judgement]:
+    """The judgement of each answer (its `text`) to the question at the same place."""
+    if len(questions) != len(answers):
+        raise UserError(f"got {len(answers)} answers to {len(questions)} questions: give one for each, in order")
+    return [
+        judge(answer["text"], Question.from_row(dict(question)))
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+
+
+def judged_rows(questions: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each question with its answer and judgement, as a person reads them."""
+    names = ("prompt_id", "kind", "answerable", "target", "question", "reference")
+    return [
+        {name: question[name] for name in names}
+        | {"answer": answer["text"], "tokens": answer["tokens"], "finished": answer["finished"]}
+        | asdict(judgement)
+        | {"passages": [passage["text"] for passage in question["passages"]]}
+        for question, answer, judgement in zip(questions, answers, judge_answers(questions, answers), strict=True)
+    ]
+
+
+def evaluate_answers(
+    questions: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]], *, seed: int = 0
+) -> Metrics:
+    """Metrics with 95 % intervals of `answers` (`text` and `tokens` each) to rows of a questions table.
+
+    grounded_rate is over the answerable questions, abstention_rate over the others, score their mean,
+    answer_tokens over all. Whole contexts (questions over the same passages) are drawn.
+    """
+    judged = judge_answers(questions, answers)
+    clusters = [context_id(Question.from_row(dict(question))) for question in questions]
+    asked = list(zip(questions, judged, strict=True))
+    grounded = [float(j.grounded) if q["answerable"] else None for q, j in asked]
+    abstained = [None if q["answerable"] else float(j.correct) for q, j in asked]
+    tokens = [float(answer["tokens"]) for answer in answers]
+    return {
+        "score": interval([grounded, abstained], clusters, seed=seed),
+        "grounded_rate": interval([grounded], clusters, seed=seed),
+        "abstention_rate": interval([abstained], clusters, seed=seed),
+        "answer_tokens": interval([tokens], clusters, seed=seed),
+    }
+
+
+def evaluate_pairs(
+    pairs: Sequence[Mapping[str, Any]],
+    chosen_logprobs: Sequence[float],
+    rejected_logprobs: Sequence[float],
+    *,
+    seed: int = 0,
+) -> Metrics:
+    """preference_accuracy: share of pairs whose chosen answer has the higher log-probability per token.
+
+    The log-probabilities are means over the tokens: with sums, a one-line abstention would beat every answer,
+    whatever the model prefers. No reference model is subtracted, so a base model can be measured, too. Pairs
+    with the same prompt are drawn together; a tie counts half.
+    """
+    wins = [
+        1.0 if good > bad else 0.5 if good == bad else 0.0
+        for good, bad in zip(chosen_logprobs, rejected_logprobs, strict=True)
+    ]
+    return {"preference_accuracy": interval([wins], [pair["prompt_id"] for pair in pairs], seed=seed)}

@@ -1,0 +1,52 @@
+"""The one grounded prompt: training data, evaluation and serving all build it here.
+
+Passages come first and the question last, so that questions over the same passages share their
+prefix in the engine's KV cache.
+"""
+
+import re
+from collections.abc import Sequence
+
+ABSTENTION = "I don't know."
+SYSTEM = (
+    "Answer in one sentence from the numbered passages and cite the passage that proves it, like [2]. "
+    f"If no passage holds the answer, reply exactly: {ABSTENTION}"
+)
+MAX_ABSTENTION_WORDS = 16
+
+_CITATION = re.compile(r"\[(\d{1,2})\]")
+_ABSTENTION = re.compile(r"^(?:i'?m sorry,?\s*(?:but\s+)?|sorry,?\s*(?:but\s+)?)?i (?:don't|do not) know\b")
+
+
+def shown(text: str, title: str | None = None) -> str:
+    """One passage as the prompt shows it: on one line, after its title unless its text opens with it."""
+    line = " ".join(text.split())
+    head = " ".join((title or "").split()).rstrip(" .:")
+    return line if not head or line.startswith(head) else f"{head}: {line}"
+
+
+def passages_block(passages: Sequence[str]) -> str:
+    """The numbered passages, which are the part of the prompt that several questions share."""
+    return "\n".join(f"[{number}] {' '.join(text.split())}" for number, text in enumerate(passages, 1))
+
+
+def grounded_messages(question: str, passages: Sequence[str]) -> list[dict]:
+    """The chat messages that ask `question` over `passages` (as given by `shown`), numbered from 1."""
+    content = f"Passages:\n{passages_block(passages)}\n\nQuestion: {question}"
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
+
+
+def cited(answer: str) -> list[int]:
+    """The numbers of the passages that `answer` cites, in order of first use and without repeats."""
+    return list(dict.fromkeys(int(mark) for mark in _CITATION.findall(answer)))
+
+
+def without_citations(answer: str) -> str:
+    """`answer` without its citation marks."""
+    return " ".join(_CITATION.sub(" ", answer).split()).replace(" .", ".")
+
+
+def abstains(answer: str) -> bool:
+    """True when `answer` says that it does not know, and neither cites nor goes on to claim something."""
+    plain = " ".join(answer.replace("\u2019", "'").lower().split())
+    return bool(_ABSTENTION.match(plain)) and not cited(answer) and len(plain.split()) <= MAX_ABSTENTION_WORDS

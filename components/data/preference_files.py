@@ -1,0 +1,246 @@
+"""A person's own preference file: jsonl (or .gz) and parquet, as plain text, chat messages or HH dialogues."""
+
+import gzip
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.config import UserError
+from components.data.chat import ROLES
+from components.data.records import content_hash
+from components.data.split import split_of
+
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What a file held: rows of the `preferences` table, and what was left out."""
+
+    rows: list[dict[str, Any]]
+    ties: int  # chosen and rejected say the same
+    empty: int  # chosen or rejected says nothing
+    diverging: int  # they go apart before the last message
+    repeated: int  # the same pair again
+
+
+def read_preferences(path: str | Path, test_share: float, salt: str = "") -> Preferences:
+    """The pairs of a file, split by a hash of the prompt's text.
+
+    Raises:
+        UserError: the file is missing, of another kind, empty, or has a malformed row (its line is named).
+    """
+    path = Path(path)
+    rows: dict[str, dict[str, Any]] = {}
+    ties = empty = diverging = repeated = 0
+    for where, record in _records(path):
+        prompt, chosen, rejected = parse_pair(record, where)
+        if not prompt:
+            diverging += 1
+            continue
+        if not chosen.strip() or not rejected.strip():
+            empty += 1
+            continue
+        if chosen.strip() == rejected.strip():
+            ties += 1
+            continue
+        row = preference_row(record, prompt, chosen, rejected, where, source=path.name)
+        if row["pair_id"] in rows:
+            repeated += 1
+        row["split"] = split_of(_text(prompt), test_share, salt)
+        rows.setdefault(row["pair_id"], row)
+    if not rows:
+        left_out = ties + empty + diverging
+        held = f"{left_out} pairs that tie, are empty or differ before the last message" if left_out else "no rows"
+        raise UserError(f"{path} holds {held}: it needs a prompt, a chosen and a rejected answer")
+    return Preferences(list(rows.values()), ties, empty, diverging, repeated)
+
+
+def parse_pair(record: Mapping[str, Any], where: str) -> tuple[list[dict[str, str]], str, str]:
+    """(prompt messages, chosen text, rejected text) of one row in any of the three formats.
+
+    The prompt is empty where two dialogues go apart before their last message: nothing can be compared there.
+
+    Raises:
+        UserError: naming `where` and what is wrong with the row.
+    """
+    for name in ("chosen", "rejected"):
+        if record.get(name) is None:
+            raise UserError(f"{where}: the key '{name}' is missing; it has {', '.join(sorted(record)) or 'no keys'}")
+    given, sides = record.get("prompt"), [record["chosen"], record["rejected"]]
+    if all(isinstance(side, str) for side in sides) and isinstance(given, str | None):
+        if given is None or given.strip() == "":
+            return _common_prompt([_dialogue(side, where) for side in sides], where)
+        prompt = _dialogue(given, where) if _TURN.match(given) else [_message("user", given)]
+        if prompt[-1]["role"] == "assistant" and not prompt[-1]["content"]:
+            prompt = prompt[:-1]
+        return _checked(prompt, *(_own_text(side, given) for side in sides), where)
+    chats = [_messages(side, where, "assistant") for side in sides]
+    if given is None:
+        return _common_prompt(chats, where)
+    prompt = _messages(given, where, "user")
+    tails = [chat[len(prompt) :] if chat[: len(prompt)] == prompt else chat for chat in chats]
+    if any(len(tail) != 1 or tail[0]["role"] != "assistant" for tail in tails):
+        raise UserError(f"{where}: chosen and rejected must each be one assistant message after the prompt")
+    return _checked(prompt, tails[0][0]["content"], tails[1][0]["content"], where)
+
+
+def demonstrations_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the `demonstrations` table: each prompt once, with the chosen answer of the highest score."""
+    best: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        known = best.get(row["prompt_id"])
+        if known is None or row["chosen_score"] > known["chosen_score"]:
+            best[row["prompt_id"]] = row
+    names = ("prompt_id", "prompt", "kind", "split", "source")
+    return [{name: row[name] for name in names} | {"completion": row["chosen"]} for row in best.values()]
+
+
+def figures(found: Preferences) -> dict[str, float]:
+    """Counts of what was kept, by split, and of what was left out, by reason."""
+    splits = [row["split"] for row in found.rows]
+    left_out = {name: float(getattr(found, name)) for name in ("ties", "empty", "diverging", "repeated")}
+    return {f"pairs/{side}": float(splits.count(side)) for side in ("train", "test")} | {
+        f"dropped/{name}": number for name, number in left_out.items()
+    }
+
+
+def preference_row(
+    record: Mapping[str, Any], prompt: list[dict[str, str]], chosen: str, rejected: str, where: str, *, source: str
+) -> dict[str, Any]:
+    """The row of the `preferences` table (on the train side); scores are the file's, or 1 and 0."""
+    prompt_id = content_hash(_text(prompt))
+    return {
+        "pair_id": content_hash(prompt_id, chosen, rejected),
+        "prompt_id": prompt_id,
+        "prompt": prompt,
+        "chosen": [_message("assistant", chosen)],
+        "rejected": [_message("assistant", rejected)],
+        "chosen_score": _score(record, "chosen_score", 1.0, where),
+        "rejected_score": _score(record, "rejected_score", 0.0, where),
+        "kind": str(record.get("kind") or "preference"),
+        "source": source,
+        "split": "train",
+    }
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file and line, row) of everything in the file."""
+    if not path.is_file():
+        raise UserError(f"there is no preference file {path}: correct 'file'")
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        yield from _parquet(path)
+    elif name.endswith((".jsonl", ".ndjson", ".json")):
+        yield from _jsonl(path)
+    else:
+        raise UserError(f"{path} is of no kind that can be read: give a .jsonl, .jsonl.gz or .parquet file")
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    try:
+        with opened as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield f"{path} line {number}", _object(line, f"{path} line {number}")
+    except (UnicodeDecodeError, EOFError, OSError) as error:
+        raise UserError(f"{path} line {number + 1}: cannot be read as UTF-8 text ({error})") from error
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: no valid JSON ({error.msg} at column {error.colno})") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: expected a JSON object with chosen and rejected, got {type(record).__name__}")
+    return record
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
+
+    number = 0
+    try:
+        for batch in pq.ParquetFile(path).iter_batches():
+            for record in batch.to_pylist():
+                number += 1
+                yield f"{path} row {number}", record
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from error
+
+
+def _dialogue(text: str, where: str) -> list[dict[str, str]]:
+    """The messages of an HH dialogue ("\\n\\nHuman: … \\n\\nAssistant: …")."""
+    head, *rest = _TURN.split(text)
+    if head.strip() or not rest:
+        raise UserError(
+            f"{where}: without a prompt, chosen and rejected must be lists of messages or dialogues that begin "
+            f"with 'Human:', got {text[:40]!r}"
+        )
+    return [_message(_SPEAKERS[who], said) for who, said in zip(rest[::2], rest[1::2], strict=True)]
+
+
+def _messages(value: Any, where: str, role: str) -> list[dict[str, str]]:
+    """A chat as plain messages; plain text is one message of `role`."""
+    if isinstance(value, str):
+        return [_message(role, value)]
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{where}: expected text or a list of messages, got {type(value).__name__}")
+    for item in value:
+        if not isinstance(item, dict) or item.get("role") not in ROLES or not isinstance(item.get("content"), str):
+            raise UserError(
+                f"{where}: a message needs a role ({', '.join(ROLES)}) and content as text, got {item!r:.80}"
+            )
+    return [_message(item["role"], item["content"]) for item in value]
+
+
+def _common_prompt(chats: Sequence[list[dict[str, str]]], where: str) -> tuple[list[dict[str, str]], str, str]:
+    """The prompt is what both chats share; each must add one assistant message."""
+    chosen, rejected = chats
+    if chosen[0] != rejected[0]:
+        raise UserError(f"{where}: chosen and rejected must share all messages but the last")
+    if chosen[:-1] != rejected[:-1]:
+        return [], "", ""
+    if any(chat[-1]["role"] != "assistant" for chat in chats):
+        raise UserError(f"{where}: the last message of chosen and rejected must be the assistant's")
+    return _checked(chosen[:-1], chosen[-1]["content"], rejected[-1]["content"], where)
+
+
+def _checked(
+    prompt: list[dict[str, str]], chosen: str, rejected: str, where: str
+) -> tuple[list[dict[str, str]], str, str]:
+    """The same, if the prompt ends in what somebody asks."""
+    if not prompt or prompt[-1]["role"] == "assistant" or not prompt[-1]["content"]:
+        raise UserError(f"{where}: the prompt must end in a user's message that is not empty")
+    return prompt, chosen, rejected
+
+
+def _own_text(side: str, prompt: str) -> str:
+    """An answer without the prompt and the speaker's mark that it may begin with."""
+    return re.sub(r"^\s*Assistant: ?", "", side.removeprefix(prompt)).strip()
+
+
+def _score(record: Mapping[str, Any], name: str, default: float, where: str) -> float:
+    value = record.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{where}: '{name}' must be a number, got {value!r}")
+    return float(value)
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content.strip()}
+
+
+def _text(prompt: Sequence[Mapping[str, str]]) -> str:
+    """A prompt as one string, for its hash."""
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)

@@ -1,0 +1,25 @@
+"""Train and test by a hash of what must not leak, so that the same text lands on the same side in every run."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+from components.config import UserError
+
+Split = Literal["train", "test"]
+
+
+def split_of(text: str, test_share: float, salt: str = "") -> Split:
+    """The side that `text` is on: `test` for a share `test_share` of all texts, whatever else there is."""
+    digest = hashlib.sha256(f"{salt}\x00{text}".encode("utf-8", "surrogatepass")).digest()
+    return "test" if int.from_bytes(digest[:8], "big") < test_share * 2**64 else "train"
+
+
+def refuse_leaks(train: Sequence[str], test: Sequence[str], what: str) -> None:
+    """Raises UserError when anything (a prompt, a passage) is on both sides."""
+    shared = set(train) & set(test)
+    if shared:
+        raise UserError(
+            f"{len(shared)} {what} are in both train and test, for example {sorted(shared)[0][:80]!r}: "
+            "remove the duplicates from the source or choose another split.salt"
+        )

@@ -1,0 +1,288 @@
+"""LanceDB tables: the only door to lancedb; every reference can pin the version it means.
+
+A reference is ``<folder or URI>#<table>@<version>``; without ``@<version>`` it means the latest.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from components.config import UserError
+
+_KEYS_PER_DELETE = 500
+
+
+def connect(uri: str) -> Any:
+    """Return the LanceDB connection of a folder or an object-store URI; a missing folder is made."""
+    import lancedb
+
+    return lancedb.connect(uri)
+
+
+def parse_ref(ref: str) -> tuple[str, str, int | None]:
+    """Return (uri, table, version or None) of a table reference.
+
+    Raises:
+        UserError: it has no ``#table`` part, or a version that is no positive number.
+    """
+    uri, hash_mark, name = ref.rpartition("#")
+    name, at, version = name.partition("@")
+    if not (uri and hash_mark and name):
+        raise UserError(f"'{ref}' is no table reference: write <folder>#<table> or <folder>#<table>@<version>")
+    if not at:
+        return uri, name, None
+    if not version.isdigit() or int(version) < 1:
+        raise UserError(f"'{ref}' asks for version '{version}': a version is a positive number, as in #{name}@3")
+    return uri, name, int(version)
+
+
+def make_ref(uri: str, name: str, version: int | None = None) -> str:
+    """Return the reference that ``parse_ref`` takes apart; a local folder becomes absolute."""
+    place = uri if "://" in uri else os.path.abspath(uri)
+    return f"{place}#{name}" + (f"@{version}" if version is not None else "")
+
+
+def exists(ref: str) -> bool:
+    """Return whether the table is there (its version is not looked at)."""
+    uri, name, _ = parse_ref(ref)
+    return _open_latest(uri, name) is not None
+
+
+def pin(ref: str) -> str:
+    """Return the reference with a version: its own, else the table's latest."""
+    uri, name, _ = parse_ref(ref)
+    return make_ref(uri, name, open_table(ref).version)
+
+
+def open_table(ref: str) -> Any:
+    """Return the LanceDB table at the reference's version; searches accept it in place of the reference.
+
+    Raises:
+        UserError: the folder, the table or the version does not exist.
+    """
+    uri, name, version = parse_ref(ref)
+    table = _open_latest(uri, name)
+    if table is None:
+        raise UserError(f"there is no table '{name}' in {uri}: run the workflow that writes it, or correct '{ref}'")
+    if version is not None:
+        try:
+            table.checkout(version)
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"table '{name}' in {uri} has no version {version} (its latest is {table.version}): "
+                f"correct '{ref}', or leave the version out for the latest"
+            ) from error
+    return table
+
+
+def write(uri: str, name: str, rows: Sequence[dict[str, Any]] | pa.Table, *, schema: pa.Schema, key: str | None) -> str:
+    """Upsert rows by ``key`` (append them if None) in one commit, making the table if needed; return its pinned ref.
+
+    Of several rows with one key the last wins. No rows make an empty table, or leave it as it is.
+
+    Raises:
+        UserError: the table exists with other columns.
+        ValueError: a row lacks a column, or has one that the schema does not know.
+    """
+    batch = _as_table(rows, schema)
+    table = _open_latest(uri, name)
+    if table is None:
+        table = connect(uri).create_table(name, schema=schema, exist_ok=True)
+    _check_same_schema(table.schema, schema, f"{uri}#{name}")
+    if batch.num_rows and key is None:
+        table.add(batch)
+    elif batch.num_rows and key is not None:
+        table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all().execute(
+            _last_of_each(batch, key)
+        )
+    return make_ref(uri, name, table.version)
+
+
+def overwrite(uri: str, name: str, rows: Sequence[dict[str, Any]] | pa.Table, schema: pa.Schema) -> str:
+    """Replace the table's rows and columns in one commit; older versions stay readable. Return its pinned ref."""
+    table = connect(uri).create_table(name, data=_as_table(rows, schema), schema=schema, mode="overwrite")
+    return make_ref(uri, name, table.version)
+
+
+def delete(uri: str, name: str, column: str, values: Sequence[str]) -> str:
+    """Delete the rows whose ``column`` is one of ``values``; return the pinned ref of what is left."""
+    table = open_table(make_ref(uri, name))
+    for start in range(0, len(values), _KEYS_PER_DELETE):
+        quoted = ", ".join(quote(value) for value in values[start : start + _KEYS_PER_DELETE])
+        table.delete(f"`{column}` IN ({quoted})")
+    return make_ref(uri, name, table.version)
+
+
+def quote(value: str) -> str:
+    """Return a string as an SQL literal, for ``where``."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def read(
+    ref: str, *, columns: Sequence[str] | None = None, where: str | None = None, require: bool = False
+) -> list[dict[str, Any]]:
+    """Return rows as plain dicts; ``require`` makes an empty selection an error. Raises as ``read_arrow``."""
+    return read_arrow(ref, columns=columns, where=where, require=require).to_pylist()
+
+
+def read_arrow(
+    ref: str, *, columns: Sequence[str] | None = None, where: str | None = None, require: bool = False
+) -> pa.Table:
+    """Return rows of the reference's version as Arrow.
+
+    Raises:
+        UserError: table or version missing, unknown column, bad ``where``, or nothing found while ``require``.
+    """
+    table = open_table(ref)
+    unknown = [column for column in columns or () if column not in table.schema.names]
+    if unknown:
+        raise UserError(f"{ref} has no column '{unknown[0]}': it has {', '.join(table.schema.names)}")
+    query = table.search().limit(None)
+    if columns is not None:
+        query = query.select(list(columns))
+    if where is not None:
+        query = query.where(where)
+    try:
+        found = query.to_arrow()
+    except ValueError as error:
+        raise UserError(f"cannot select from {ref} where {where}: {_first_line(error)}") from error
+    if require and not found.num_rows:
+        raise UserError(f"{ref} has no rows{f' where {where}' if where else ''}: run the workflow that fills it")
+    return found
+
+
+def count(ref: str, where: str | None = None) -> int:
+    """Return the number of rows. Raises as ``read_arrow``."""
+    try:
+        return open_table(ref).count_rows(where)
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"cannot count {ref} where {where}: {_first_line(error)}") from error
+
+
+def create_fulltext(ref: str, column: str) -> str:
+    """Index a text column of the table's latest version for BM25, or fold new rows in; return the pinned ref.
+
+    Words are stemmed and stop words kept: ``all``, ``any``, ``is`` and ``not`` are names in code.
+    """
+    from lancedb.index import FTS
+
+    uri, name, _ = parse_ref(ref)
+    table = open_table(make_ref(uri, name))
+    if not _has_fulltext(table, column) or _unindexed_rows(table, column):
+        config = FTS(stem=True, remove_stop_words=False, max_token_length=120, with_position=False)
+        table.create_index(column, config=config, replace=True)
+    return make_ref(uri, name, table.version)
+
+
+def require_fulltext(table: Any, column: str) -> None:
+    """Refuse an opened table whose column has no full text index: searching it would find nothing.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not _has_fulltext(table, column):
+        raise UserError(f"table '{table.name}' has no full text index on '{column}': build the index first")
+
+
+def search_vector(ref: Any, vector: Sequence[float], k: int, where: str | None = None) -> list[dict[str, Any]]:
+    """Return the ``k`` nearest rows, best first, each with ``score`` = cosine similarity in [-1, 1].
+
+    ``ref`` is a reference or an opened table. The search is exact; ``where`` is applied before it.
+    """
+    table = open_table(ref) if isinstance(ref, str) else ref
+    columns = [name for name in table.schema.names if name != "vector"]
+    query = table.search(list(vector), vector_column_name="vector").distance_type("cosine").limit(k)
+    query = query.bypass_vector_index().select([*columns, "_distance"])
+    rows = (query.where(where, prefilter=True) if where else query).to_list()
+    for row in rows:
+        row["score"] = 1.0 - row.pop("_distance")
+    return rows
+
+
+def search_text(ref: Any, query: str, k: int, where: str | None = None, column: str = "text") -> list[dict[str, Any]]:
+    """Return the ``k`` best rows by BM25 of ``column``, best first, each with ``score`` (unbounded, > 0).
+
+    ``ref`` is a reference or an opened table. The query is words, no syntax; ``where`` is applied before.
+
+    Raises:
+        UserError: the column has no full text index.
+    """
+    from lancedb.query import MatchQuery
+
+    table = open_table(ref) if isinstance(ref, str) else ref
+    require_fulltext(table, column)
+    columns = [name for name in table.schema.names if name != "vector"]
+    found = table.search(MatchQuery(query, column), query_type="fts").limit(k).select([*columns, "_score"])
+    rows = (found.where(where, prefilter=True) if where else found).to_list()
+    for row in rows:
+        row["score"] = row.pop("_score")
+    return rows
+
+
+def _open_latest(uri: str, name: str) -> Any | None:
+    if "://" not in uri and not os.path.isdir(uri):
+        return None  # lancedb would make the folder
+    try:
+        return connect(uri).open_table(name)
+    except ValueError as error:
+        if "was not found" in str(error):
+            return None
+        raise
+
+
+def _has_fulltext(table: Any, column: str) -> bool:
+    return any(index.index_type == "FTS" and index.columns == [column] for index in table.list_indices())
+
+
+def _unindexed_rows(table: Any, column: str) -> int:
+    name = next(index.name for index in table.list_indices() if index.columns == [column])
+    return table.index_stats(name).num_unindexed_rows
+
+
+def _as_table(rows: Sequence[dict[str, Any]] | pa.Table, schema: pa.Schema) -> pa.Table:
+    if isinstance(rows, pa.Table):
+        if set(rows.schema.names) != set(schema.names):
+            raise ValueError(f"got columns {rows.schema.names}, expected {schema.names}")
+        return rows.select(schema.names).cast(schema)
+    for number, row in enumerate(rows):
+        for column in schema:
+            if column.name not in row:
+                raise ValueError(f"row {number} lacks the column '{column.name}'")
+        _refuse_unknown(row, schema, f"row {number}")
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def _refuse_unknown(value: Any, shape: Any, where: str) -> None:
+    """Refuse keys that Arrow would drop without a word, at any depth."""
+    if isinstance(shape, pa.ListType):
+        for item in value or ():
+            _refuse_unknown(item, shape.value_type, where)
+    elif isinstance(shape, (pa.StructType, pa.Schema)) and value is not None:
+        names = {field.name: field.type for field in shape}
+        for key, item in value.items():
+            if key not in names:
+                raise ValueError(f"{where} has '{key}', which is not one of {', '.join(names)}")
+            _refuse_unknown(item, names[key], f"{where}, column '{key}'")
+
+
+def _check_same_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:
+    shapes = [{field.name: field.type for field in schema} for schema in (found, expected)]
+    if shapes[0] != shapes[1]:
+        names = sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})
+        raise UserError(
+            f"table {where} exists with other columns (they differ in {', '.join(names)}): "
+            "write to another table or storage, or remove it"
+        )
+
+
+def _last_of_each(batch: pa.Table, key: str) -> pa.Table:
+    last = {value: position for position, value in enumerate(batch.column(key).to_pylist())}
+    return batch if len(last) == batch.num_rows else batch.take(sorted(last.values()))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,1 @@
+"""Models: where they come from, loading them, and the probabilities they give."""

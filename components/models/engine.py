@@ -1,0 +1,177 @@
+"""vLLM batch inference under Ray Data: the only place that starts an offline engine."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from components.config import Config, Field, UserError
+from components.progress import progress
+
+
+class Sampling(Config):
+    """How answers are drawn from a model."""
+
+    n: int = Field(1, ge=1, description="answers per prompt")
+    temperature: float = Field(0.0, ge=0.0, description="0 takes the likeliest token every time")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="share of the probability mass to draw from")
+    max_new_tokens: int = Field(48, ge=1, description="longest answer, in tokens")
+
+
+class EngineConfig(Config):
+    """How vLLM engines are laid out; the defaults fit one machine, with or without a GPU."""
+
+    engines: int = Field(1, ge=1, description="engines that run side by side")
+    cpus_per_engine: int | None = Field(None, ge=1, description="threads of a CPU engine; none takes its share")
+    max_model_len: int = Field(1024, ge=32, description="longest prompt plus answer, in tokens")
+    max_sequences: int = Field(64, ge=1, description="requests that an engine works on at a time")
+    kv_cache_gib: int = Field(1, ge=1, description="key-value cache of a CPU engine, in GiB")
+    gpu_memory_share: float = Field(0.85, gt=0.0, le=1.0, description="share of a GPU's memory to take")
+
+
+def sample(
+    rows: Sequence[Mapping[str, Any]], model: Path, sampling: Sampling, engine: EngineConfig, *, seed: int = 0
+) -> list[dict]:
+    """Answer each row's `prompt_ids` (token ids) `n` times, in the order of `rows`.
+
+    A row comes back with `sample` (0..n-1), `text`, `tokens` (count) and `finished` (False when cut off at
+    `max_new_tokens`) added. The same seed gives the same draws for the same rows.
+
+    Raises:
+        UserError: a prompt leaves no room for an answer within `max_model_len`.
+    """
+    import ray
+
+    longest = max((len(row["prompt_ids"]) for row in rows), default=0)
+    if longest + sampling.max_new_tokens > engine.max_model_len:
+        raise UserError(
+            f"a prompt of {longest} tokens and {sampling.max_new_tokens} new ones do not fit into "
+            f"engine.max_model_len={engine.max_model_len}: raise it or shorten the prompts"
+        )
+    if not rows:
+        return []
+    requests = [
+        {
+            "index": index * sampling.n + draw,
+            "tokenized_prompt": list(row["prompt_ids"]),
+            "sampling_params": _sampling_params(sampling, seed * 1_000_003 + index * sampling.n + draw),
+        }
+        for index, row in enumerate(rows)
+        for draw in range(sampling.n)
+    ]
+    answers: dict[int, dict] = {}
+    with _quiet_ray_data():
+        answered = _processor(model, engine)(ray.data.from_items(requests, override_num_blocks=engine.engines))
+        for reply in answered.iter_rows():
+            answers[reply["index"]] = reply
+            progress(len(answers), len(requests), "answers")
+    return [
+        {**rows[i // sampling.n], "sample": i % sampling.n, **_answer(answers[i], sampling)}
+        for i in range(len(requests))
+    ]
+
+
+def _sampling_params(sampling: Sampling, seed: int) -> dict:
+    """vLLM's parameters for one draw."""
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_new_tokens,
+        "seed": seed,
+    }
+
+
+def _answer(reply: Mapping[str, Any], sampling: Sampling) -> dict:
+    """The part of vLLM's reply that callers use."""
+    tokens = int(reply["num_generated_tokens"])
+    return {
+        "text": reply["generated_text"].strip(),
+        "tokens": tokens,
+        "finished": tokens < sampling.max_new_tokens,
+    }
+
+
+def _processor(model: Path, engine: EngineConfig) -> Any:
+    """Ray Data's vLLM processor: token ids in, text out, no other stages."""
+    import ray
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    on_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    threads = _threads(engine)
+    config = vLLMEngineProcessorConfig(
+        model_source=str(model),
+        engine_kwargs=_engine_kwargs(engine, on_gpu),
+        runtime_env={"env_vars": {} if on_gpu else _cpu_environment(engine, threads)},
+        placement_group_config=None if on_gpu else {"bundles": [{"CPU": max(1, threads - 1)}]},
+        concurrency=engine.engines,
+        batch_size=engine.max_sequences,
+        max_concurrent_batches=4,
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+        log_engine_metrics=False,
+    )
+    return build_processor(config, preprocess=_identity, postprocess=_reply)
+
+
+def _identity(row: dict) -> dict:
+    return row
+
+
+def _reply(row: dict) -> dict:
+    """Drop the prompt, which the caller has, before the row goes back to the driver."""
+    return {name: row[name] for name in ("index", "generated_text", "num_generated_tokens")}
+
+
+def _engine_kwargs(engine: EngineConfig, on_gpu: bool) -> dict:
+    """vLLM's arguments; without a GPU it neither compiles (110 s) nor guesses memory."""
+    kwargs: dict[str, Any] = {
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_sequences,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+    }
+    if on_gpu:
+        return kwargs | {"gpu_memory_utilization": engine.gpu_memory_share}
+    return kwargs | {"enforce_eager": True, "dtype": "bfloat16"}
+
+
+def _threads(engine: EngineConfig) -> int:
+    """Threads of one CPU engine: its share of this machine unless the config says."""
+    return engine.cpus_per_engine or max(1, len(os.sched_getaffinity(0)) // engine.engines)
+
+
+def _cpu_environment(engine: EngineConfig, threads: int) -> dict[str, str]:
+    """Environment of a CPU engine's process.
+
+    vLLM's own binding ("auto") keeps a core free, half the machine where there are two. A single engine
+    on a single machine is bound to the cores that it may use; several are left to the scheduler, as each
+    would otherwise bind to the same cores.
+    """
+    import ray
+
+    alone = engine.engines == 1 and len(ray.nodes()) == 1
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)) if alone else "nobind",
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    }
+
+
+@contextmanager
+def _quiet_ray_data() -> Iterator[None]:
+    """Turn Ray Data's bars off while `progress` reports the same."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    before = context.enable_progress_bars
+    context.enable_progress_bars = False
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = before

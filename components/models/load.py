@@ -1,0 +1,84 @@
+"""Loads models and tokenizers in the number format that this machine computes fastest."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from components.config import UserError
+from components.models.folder import check_folder
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DType = Literal["auto", "stored", "bfloat16", "float32"]
+
+
+def cpu_dtype() -> "torch.dtype":
+    """Return bfloat16 where the CPU multiplies it natively (AVX-512 BF16 or AMX), else float32."""
+    import torch
+
+    return torch.bfloat16 if _cpu_has("avx512_bf16") or _cpu_has("amx_bf16") else torch.float32
+
+
+def torch_dtype(dtype: Literal["auto", "bfloat16", "float32"] = "auto") -> "torch.dtype":
+    """Return the torch type of a config's ``dtype``; ``auto`` is bfloat16 on a GPU and ``cpu_dtype()`` without one."""
+    import torch
+
+    if dtype != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
+    return torch.bfloat16 if torch.cuda.is_available() else cpu_dtype()
+
+
+def load_model(folder: str | Path, dtype: DType = "auto", adapter: str | Path | None = None) -> "PreTrainedModel":
+    """Return the causal language model in ``folder``, on the CPU, in evaluation mode, ``adapter`` attached.
+
+    Args:
+        dtype: ``stored`` keeps the number format that the folder has; ``auto`` takes this machine's fastest.
+
+    Raises:
+        UserError: either folder is not what it should be.
+    """
+    from transformers import AutoModelForCausalLM
+
+    number_format = "auto" if dtype == "stored" else torch_dtype(dtype)
+    model = AutoModelForCausalLM.from_pretrained(check_folder(Path(folder)), dtype=number_format)
+    if adapter is not None:
+        from peft import PeftModel
+
+        if not (Path(adapter) / "adapter_config.json").is_file():
+            raise UserError(f"no adapter at {adapter}: expected a folder with adapter_config.json")
+        model = PeftModel.from_pretrained(model, adapter)
+    return model.eval()
+
+
+def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer in ``folder``, padding on the right; without a pad token it pads with its end token.
+
+    Our masks come from lengths, never from comparing ids to the pad id, so that is safe here.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def set_threads(threads: int | None = None) -> int:
+    """Let torch use ``threads``, or what OMP_NUM_THREADS (Ray sets it) or the CPU mask allows; return the number."""
+    import torch
+
+    if threads is None:
+        threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(max(1, threads))
+    return torch.get_num_threads()
+
+
+def _cpu_has(flag: str) -> bool:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            flags = next((line for line in lines if line.startswith("flags")), "")
+    except FileNotFoundError:
+        return False
+    return flag in flags.split()

@@ -1,0 +1,111 @@
+"""How large a model is and what it takes in memory, read from its config and weight headers alone."""
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.config import UserError
+
+_ADAM_STATE_BYTES = 12  # per trained parameter: float32 copy of the weight and two float32 moments
+_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I8": 8, "U8": 8, "F8_E4M3": 8, "BOOL": 8}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What decides a model's memory; ``weight_bytes`` is on disk, as loaded in its own number format."""
+
+    parameters: int
+    weight_bytes: int
+    layers: int
+    hidden: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    max_positions: int
+
+
+def read_shape(folder: Path) -> ModelShape:
+    """Return the shape of the model in ``folder`` without loading a weight or importing torch.
+
+    Scales and zero points of a quantized model are not parameters, but count in ``weight_bytes``.
+
+    Raises:
+        UserError: the folder has no safetensors weights or no decoder's config.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    config = config.get("text_config", config)
+    try:
+        heads = config["num_attention_heads"]
+        layers, hidden, vocabulary = config["num_hidden_layers"], config["hidden_size"], config["vocab_size"]
+    except KeyError as error:
+        raise UserError(f"{folder / 'config.json'} has no {error}: its size cannot be estimated") from error
+    tensors = [tensor for path in sorted(folder.glob("*.safetensors")) for tensor in _header(path).items()]
+    if not tensors:
+        raise UserError(f"{folder} has no safetensors weights: its size cannot be estimated")
+    return ModelShape(
+        parameters=sum(_count(info) for name, info in tensors if name.endswith((".weight", ".bias"))),
+        weight_bytes=sum(_count(info) * _BITS[info["dtype"]] // 8 for _, info in tensors),
+        layers=layers,
+        hidden=hidden,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or hidden // heads,
+        vocabulary=vocabulary,
+        max_positions=config.get("max_position_embeddings", 0),
+    )
+
+
+def kv_cache_bytes(shape: ModelShape, tokens: int, *, bytes_per_value: int = 2) -> int:
+    """Return the bytes of keys and values of ``tokens`` cached positions."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * bytes_per_value * tokens
+
+
+def lora_parameters(folder: Path, rank: int) -> int:
+    """Return the parameters of a low-rank adapter of ``rank`` on every linear layer but the head."""
+    shapes = [info["shape"] for path in folder.glob("*.safetensors") for info in _linears(_header(path))]
+    return rank * sum(rows + columns for rows, columns in shapes)
+
+
+def training_bytes(
+    shape: ModelShape, *, trained: int, batch_tokens: int, bytes_per_value: int = 2, shards: int = 1
+) -> int:
+    """Return an estimate of one worker's memory: weights, gradients, Adam's state, activations, logits.
+
+    Args:
+        trained: parameters that are trained.
+        batch_tokens: padded tokens of one micro-batch.
+        shards: workers that the optimizer's state is divided among (ZeRO 1 to 3).
+    """
+    weights = shape.parameters * bytes_per_value
+    optimizer = trained * (bytes_per_value + _ADAM_STATE_BYTES) // shards
+    # About 34 stored values a layer and hidden unit in a decoder block (Korthikanti et al. 2022, eq. 1,
+    # without the attention matrix, which fused attention does not keep), at one byte each: 34 bytes in 16 bit.
+    activations = 17 * bytes_per_value * shape.hidden * shape.layers * batch_tokens
+    logits = 3 * 4 * shape.vocabulary * batch_tokens  # float32: logits, their softmax, their gradient
+    return weights + optimizer + activations + logits
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Return name → {dtype, shape} of a safetensors file; its first 8 bytes say how long the header is."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header
+
+
+def _linears(header: dict[str, Any]) -> list[dict[str, Any]]:
+    kept_out = ("embed", "lm_head", "wte", "wpe")
+    return [
+        info
+        for name, info in header.items()
+        if name.endswith(".weight") and len(info["shape"]) == 2 and not any(word in name for word in kept_out)
+    ]
+
+
+def _count(info: dict[str, Any]) -> int:
+    count = 1
+    for size in info["shape"]:
+        count *= size
+    return count

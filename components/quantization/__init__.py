@@ -1,0 +1,1 @@
+"""Quantization: methods that make smaller models, and the gate that measures what they lost."""

@@ -1,0 +1,1 @@
+"""A menu: each file holds one method, a function named like the file; `ls` is the list."""

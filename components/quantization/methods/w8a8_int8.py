@@ -1,0 +1,50 @@
+"""8-bit integer weights and activations: the format that CPUs (oneDNN, AMX) and most GPUs serve fastest."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.models.load import load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+
+def w8a8_int8(source: Path, target: Path) -> None:
+    """Write the model in ``source`` to the new folder ``target`` with every linear layer but the head in int8.
+
+    Weights are rounded to nearest, symmetric, with one scale per output channel; activations are rounded
+    when served, symmetric, with one scale per token, so no calibration text is needed. Embeddings, norms
+    and the head keep their type. The format is compressed-tensors' int-quantized, which vLLM and
+    transformers read. Tokenizer, chat template and generation settings come along.
+    """
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config, preset_name_to_scheme
+
+    model = load_model(source, "stored")
+    head = model.get_output_embeddings()
+    kept = [name for name, module in model.named_modules() if module is head]
+    scheme = preset_name_to_scheme("W8A8", targets=["Linear"])
+    apply_quantization_config(model, QuantizationConfig(config_groups={"group_0": scheme}, ignore=kept))
+    for module in model.modules():
+        if getattr(module, "quantization_scheme", None) is not None:
+            _set_scales(module)
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    model.save_pretrained(target)
+    compressor.update_config(str(target))
+    load_tokenizer(source).save_pretrained(target)
+
+
+def _set_scales(module: "torch.nn.Module") -> None:
+    """Give each output channel the scale that makes its largest magnitude the largest code.
+
+    In float32, whatever the weights' type: dividing in bfloat16, which has 8 bits itself, would round twice.
+    """
+    import torch
+    from compressed_tensors.quantization.utils import calculate_qparams
+
+    weight = module.weight.data.float()
+    scale, _ = calculate_qparams(
+        weight.amin(1, keepdim=True), weight.amax(1, keepdim=True), module.quantization_scheme.weights
+    )
+    module.weight_scale = torch.nn.Parameter(scale, requires_grad=False)

@@ -1,0 +1,1 @@
+"""Documents in, passages out: chunking, embedding, indexing and searching."""

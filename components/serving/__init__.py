@@ -1,0 +1,1 @@
+"""The OpenAI-compatible endpoint on Ray Serve: engine, ingress, citations, feedback, lineage."""

@@ -1,0 +1,201 @@
+"""Plans, builds, starts and stops the Serve application."""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.config import UserError
+from components.serving.ingress import ServingPlan
+from components.serving.settings import EngineOptions, SearchOptions, ServedName
+
+APPLICATION = "raylign"
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
+
+
+def make_plan(
+    *,
+    model: str,
+    names: Sequence[ServedName],
+    engine: EngineOptions,
+    storage: Path,
+    index: str | None = None,
+    embedder: str | None = None,
+    keys: str | None = None,
+) -> ServingPlan:
+    """Return the plan for these references, each of them looked up and checked; nothing is started.
+
+    Args:
+        keys: name of the environment variable that holds the API keys, separated by commas.
+
+    Raises:
+        UserError: a name is given twice, searches without an index, or has a strategy or an option that is
+            not there; the model, the index or the keys are missing.
+    """
+    from components.data.store import pin
+    from components.models.sources import digest, resolve
+    from components.serving.lineage import served_lineage
+
+    names = tuple(names) or default_names(has_index=index is not None)
+    check_names(names, has_index=index is not None)
+    digests = key_digests(keys)
+    cache = storage / "cache"
+    folder = resolve(model, cache)
+    pinned = pin(index) if index else None
+    embedder_folder = resolve(embedder, cache) if embedder else None
+    model_digest = digest(folder, cache)
+    embedder_digest = digest(embedder_folder, cache) if embedder_folder else None
+    return ServingPlan(
+        model=str(folder),
+        names=names,
+        engine=engine,
+        feedback_uri=str(storage / "lancedb"),
+        index=pinned,
+        embedder=str(embedder_folder) if embedder_folder else None,
+        key_digests=digests,
+        lineage={name.name: served_lineage(name, folder, model_digest, pinned, embedder_digest) for name in names},
+    )
+
+
+def default_names(*, has_index: bool) -> tuple[ServedName, ...]:
+    """Return what is served where no names are declared."""
+    plain = ServedName(name="assistant")
+    if not has_index:
+        return (plain,)
+    rag = ServedName(name="assistant-rag", search=SearchOptions())
+    return (plain, rag, ServedName(name="assistant-rag-cot", search=SearchOptions(), strategy="zero_shot_cot"))
+
+
+def check_names(names: Sequence[ServedName], *, has_index: bool) -> None:
+    """Raise a UserError where the names cannot be served as they are declared."""
+    from components.reasoning.menu import strategy
+
+    seen: set[str] = set()
+    for name in names:
+        if name.name in seen:
+            raise UserError(f"the name '{name.name}' is declared twice: names under /v1/models are unique")
+        seen.add(name.name)
+        if name.search is not None and not has_index:
+            raise UserError(f"the name '{name.name}' searches, but there is no index: give one with index=…")
+        strategy(name.strategy, name.options)
+
+
+def key_digests(keys: str | None) -> tuple[str, ...]:
+    """Return the digests of the API keys in the environment variable ``keys``; none where no keys are asked for."""
+    from components.serving.edge import key_digest
+
+    if keys is None:
+        return ()
+    found = [key.strip() for key in os.environ.get(keys, "").split(",") if key.strip()]
+    if not found:
+        raise UserError(f"'keys' names the environment variable {keys}, which is not set: put the API keys into it")
+    return tuple(key_digest(key) for key in found)
+
+
+def build(plan: ServingPlan) -> Any:
+    """Return the Serve application of a plan; needs a connection to Ray, whose GPUs it looks for."""
+    import ray
+    from ray import serve
+
+    from components.serving.ingress import Ingress
+    from components.serving.search import SearchServer
+
+    on_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    with _logging_kept():
+        from components.serving.engines import engine_deployment
+
+        engine = engine_deployment(Path(plan.model), plan.engine, on_gpu=on_gpu)
+    search = None
+    if plan.index or plan.embedder:
+        beside = {"num_cpus": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}}}
+        deployment: Any = serve.deployment(
+            SearchServer,
+            name="search",
+            max_ongoing_requests=16,
+            ray_actor_options=beside,
+            logging_config=QUIET,
+        )
+        search = deployment.bind(plan.index, plan.embedder)
+    ingress: Any = serve.deployment(
+        serve.ingress()(Ingress),
+        name="ingress",
+        max_ongoing_requests=1000,
+        ray_actor_options={"num_cpus": 0},
+        logging_config=QUIET,
+    )
+    return ingress.bind(plan, engine, search)
+
+
+@contextlib.contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Undo what importing ray.serve.llm does to this process's logging: other handlers, and chatter."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def serving(plan: ServingPlan, host: str, port: int) -> Iterator[str]:
+    """Serve the plan on the connected Ray cluster, hand out its address, and stop it on the way out.
+
+    Port 0 takes a free one. A cluster that already serves keeps its own address and other applications.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    from ray import serve
+
+    shared = _already_serves()
+    if not shared:
+        port = free_port(host, port)
+        serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
+    try:
+        serve.run(build(plan), name=APPLICATION, route_prefix="/")
+        yield _address(host, port) if not shared else _shared_address()
+    finally:
+        if shared:
+            serve.delete(APPLICATION)
+        else:
+            serve.shutdown()
+
+
+def free_port(host: str, port: int) -> int:
+    """Return ``port`` if it can be listened on, any free port for 0. Raises UserError where it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"cannot listen on {host}:{port} ({error.strerror}): give another port=…, or 0") from error
+        return int(probe.getsockname()[1])
+
+
+def _already_serves() -> bool:
+    from ray.serve.context import _get_global_client
+
+    return _get_global_client(raise_if_no_controller_running=False) is not None
+
+
+def _shared_address() -> str:
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client()
+    assert client is not None, "asked only where Serve runs already"
+    options = client.http_config
+    return _address(options.host, options.port)
+
+
+def _address(host: str | None, port: int) -> str:
+    shown = "127.0.0.1" if host in (None, "0.0.0.0", "::") else host
+    return f"http://{shown}:{port}"

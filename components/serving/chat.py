@@ -1,0 +1,197 @@
+"""Answers chat requests: strategy over engine and index, as one response or as a stream."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from components.data.grounding import abstains
+from components.reasoning.events import Found, Message, Passage, Piece, Strategy, Tools, last_question, text_of
+from components.retrieval.prompt import grounded_conversation
+from components.serving.answers import Choice, Envelope
+from components.serving.errors import ApiError, from_exception
+from components.serving.feedback import RecentRequests, Served
+from components.serving.generation import generator, merged
+from components.serving.metrics import Metrics
+from components.serving.requests import ChatRequest
+from components.serving.settings import ServedName
+
+Search = Callable[[str, int, str], Awaitable[list[Passage]]]
+
+
+@dataclass(frozen=True)
+class NameSetup:
+    """A served name, ready to answer: its strategy looked up, its lineage known."""
+
+    settings: ServedName
+    strategy: Strategy
+    lineage_id: str
+
+
+class ChatService:
+    """What chat requests share: engine, index, counters, and the memory that feedback refers to."""
+
+    def __init__(
+        self, engine: Any, search: Search | None, metrics: Metrics, recent: RecentRequests, retry_after_s: int
+    ) -> None:
+        self._engine, self._search, self._metrics = engine, search, metrics
+        self._recent, self._retry_after_s = recent, retry_after_s
+
+    def start(self, request: ChatRequest, setup: NameSetup, request_id: str) -> "ChatRun":
+        """Return the run of one request; nothing happens until it is asked for its response or its stream.
+
+        Raises:
+            ApiError: there is an index to ask, but no question in the messages.
+        """
+        if setup.settings.search and not last_question(request.messages):
+            raise ApiError(400, "This model searches for the last user message, and there is none.", param="messages")
+        return ChatRun(self, request, setup, request_id)
+
+    def events(self, run: "ChatRun") -> AsyncGenerator[tuple[int, Piece | Found], None]:
+        """Return the strategy's events for each of the request's choices; the index is asked once for all."""
+        request, setup = run.request, run.setup
+        limit = request.token_limit() or setup.settings.max_tokens
+        defaults = {"temperature": setup.settings.temperature}
+        retrieve = self._retrieve_once(setup) if setup.settings.search else None
+        runs = []
+        for index in range(request.n):
+            generate = generator(self._engine, request, run.envelope.id, index, defaults, self._retry_after_s)
+            tools = Tools(generate, retrieve, run.ground, limit)
+            runs.append(setup.strategy(request.messages, tools))
+        return merged(runs)
+
+    def finish(self, run: "ChatRun") -> None:
+        """Count a finished answer and remember it for feedback."""
+        name, choices = run.setup.settings.name, run.choices
+        for choice in choices:
+            self._metrics.tokens.labels(name, "reasoning").inc(choice.reasoning_tokens)
+            self._metrics.tokens.labels(name, "completion").inc(choice.completion_tokens - choice.reasoning_tokens)
+            self._metrics.abstentions.labels(name).inc(abstains(choice.content))
+            proof = choice.proof()
+            for citation in proof.get("citations", ()):
+                self._metrics.citations.labels(name, "verified" if citation["verified"] else "weak").inc()
+            self._metrics.citations.labels(name, "unknown").inc(len(proof.get("unknown_citations", ())))
+        self._metrics.tokens.labels(name, "prompt").inc(choices[0].prompt_tokens)
+        messages = [_plain(message) for message in run.request.messages]
+        sampling = run.request.model_dump(include={"temperature", "top_p", "seed", "max_tokens", "n"})
+        self._recent.add(
+            Served(
+                request_id=run.envelope.id,
+                model=name,
+                lineage_id=run.setup.lineage_id,
+                prompt=[_plain(message) for message in run.prompt] or messages,
+                messages=messages,
+                answers=[choice.content for choice in choices],
+                passage_ids=[passage["passage_id"] for passage in choices[0].passages or ()],
+                sampling={"temperature": run.setup.settings.temperature, **_given(sampling)},
+            )
+        )
+
+    def first_token(self, run: "ChatRun") -> None:
+        """Count the time until a stream's first token."""
+        self._metrics.first_token.labels(run.setup.settings.name).observe(time.perf_counter() - run.began)
+
+    def failure(self, error: BaseException) -> ApiError:
+        """Return what a client may know of a failure."""
+        return from_exception(error, self._retry_after_s)
+
+    def _retrieve_once(self, setup: NameSetup) -> Callable[[str], Awaitable[Sequence[Passage]]]:
+        search, settings = self._search, setup.settings.search
+        assert search is not None and settings is not None, "the plan gives every searching name an index"
+        asked: dict[str, asyncio.Task[list[Passage]]] = {}
+
+        async def timed(question: str) -> list[Passage]:
+            with self._metrics.retrieval.time():
+                return await search(question, settings.passages, settings.mode)
+
+        async def retrieve(question: str) -> Sequence[Passage]:
+            if question not in asked:
+                asked[question] = asyncio.create_task(timed(question))
+            return await asked[question]
+
+        return retrieve
+
+
+class ChatRun:
+    """One chat request on its way to its answer."""
+
+    def __init__(self, service: ChatService, request: ChatRequest, setup: NameSetup, request_id: str) -> None:
+        self.request, self.setup, self.began = request, setup, time.perf_counter()
+        self.envelope = Envelope(request_id, setup.settings.name, setup.lineage_id, request.include_reasoning)
+        self.choices = [Choice() for _ in range(request.n)]
+        self.prompt: list[Message] = []
+        self._service = service
+
+    def ground(self, messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
+        """Return the trained prompt over ``passages``, and keep it for feedback."""
+        search = self.setup.settings.search
+        assert search is not None, "only names with an index ground their prompts"
+        self.prompt = grounded_conversation(with_plain_contents(messages), passages, search.passage_words)
+        return self.prompt
+
+    async def response(self) -> dict[str, Any]:
+        """Return the whole answer. Raises ApiError."""
+        try:
+            async with aclosing(self._service.events(self)) as events:
+                async for index, event in events:
+                    self.choices[index].add(event)
+        except Exception as error:
+            raise self._service.failure(error) from error
+        self._service.finish(self)
+        return self.envelope.response(self.choices)
+
+    async def stream(self) -> AsyncGenerator[str, None]:
+        """Yield server-sent lines; a failure after the first token becomes the last line.
+
+        Raises:
+            ApiError: it failed before there was anything to send, so that the status can still say so.
+        """
+        sent = False
+        opened: set[int] = set()
+        try:
+            async with aclosing(self._service.events(self)) as events:
+                async for index, event in events:
+                    self.choices[index].add(event)
+                    if not isinstance(event, Piece):
+                        continue
+                    if index not in opened:
+                        opened.add(index)
+                        yield _line(self.envelope.first_chunk(index))
+                    chunk = self.envelope.chunk(index, event)
+                    if chunk is not None:
+                        if not sent:
+                            self._service.first_token(self)
+                        sent = True
+                        yield _line(chunk)
+        except Exception as error:
+            failure = self._service.failure(error)
+            if not opened:
+                raise failure from error
+            yield _line(failure.body())
+            return
+        self._service.finish(self)
+        for index, choice in enumerate(self.choices):
+            yield _line(self.envelope.last_chunk(index, choice))
+        if self.request.include_usage():
+            yield _line(self.envelope.usage_chunk(self.choices))
+        yield "data: [DONE]\n\n"
+
+
+def with_plain_contents(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages with lists of text parts joined to strings, which prompts are built from."""
+    return [{**message, "content": text_of(message)} for message in messages]
+
+
+def _line(chunk: dict[str, Any]) -> str:
+    return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def _plain(message: Mapping[str, Any]) -> dict[str, str]:
+    return {"role": message["role"], "content": text_of(dict(message))}
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

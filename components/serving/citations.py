@@ -1,0 +1,97 @@
+"""Turns the [k] marks of an answer into citations whose quote is provably a slice of the passage."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from components.data.grounding import without_citations
+from components.data.judge import content_words
+
+MIN_SUPPORT = 0.5  # share of a claim's words that its quote has to hold for the citation to count as verified
+_MARK = re.compile(r"\[(\d{1,2})\]")
+_BOUNDARY = re.compile(r"[.!?][\"')\]]*\s+|\n+")
+
+
+@dataclass(frozen=True)
+class Citation:
+    """One [k] mark that names a retrieved passage; ``text[start:end] == quote`` holds for its text."""
+
+    marker: int
+    passage_id: str
+    title: str
+    source: str
+    score: float
+    quote: str
+    start: int
+    end: int
+    support: float
+    verified: bool
+
+    def row(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def cite(answer: str, passages: Sequence[Mapping[str, Any]]) -> tuple[list[Citation], list[int]]:
+    """Return the citations of ``answer``, in order of first use, and the marks that name no passage.
+
+    The quote is the sentence of the passage that holds most of the claim's words; ``support`` is that share.
+    A passage that is cited more than once is quoted for the claim that it supports best.
+    """
+    best: dict[int, Citation] = {}
+    unknown: list[int] = []
+    for mark in _MARK.finditer(answer):
+        number = int(mark[1])
+        if not 1 <= number <= len(passages):
+            unknown.append(number)
+            continue
+        found = _quote(claim_before(answer, mark.start()), number, passages[number - 1])
+        if number not in best or found.support > best[number].support:
+            best[number] = found
+    return list(best.values()), list(dict.fromkeys(unknown))
+
+
+def claim_before(answer: str, position: int) -> str:
+    """Return the sentence that a mark at ``position`` belongs to, without marks: "It sorts [1]." or "It sorts. [1]"."""
+    before = _MARK.sub("", answer[:position]).rstrip()
+    inner = list(_BOUNDARY.finditer(before))
+    return without_citations(before[inner[-1].end() :] if inner else before)
+
+
+def spans(text: str) -> list[tuple[int, int]]:
+    """Return (start, end) of each sentence or line of ``text``, without surrounding space."""
+    found, start = [], 0
+    for boundary in [*_BOUNDARY.finditer(text), None]:
+        end = len(text) if boundary is None else boundary.end()
+        piece = text[start:end]
+        if piece.strip():
+            left = start + len(piece) - len(piece.lstrip())
+            found.append((left, left + len(piece.strip())))
+        start = end
+    return found
+
+
+def _quote(claim: str, number: int, passage: Mapping[str, Any]) -> Citation:
+    text = passage["text"]
+    named = content_words(passage.get("title") or "")
+    claimed = content_words(claim)
+    told = claimed - named or claimed  # a claim that only names the passage's subject is held to that
+    start, end, support = (*(spans(text) or [(0, len(text))])[0], len(told & named) / len(told) if told else 0.0)
+    for left, right in spans(text):
+        share = len(told & content_words(text[left:right])) / len(told) if told else 0.0
+        if share > support:
+            start, end, support = left, right, share
+    quote = text[start:end]
+    return Citation(
+        marker=number,
+        passage_id=passage["passage_id"],
+        title=passage.get("title") or "",
+        source=passage.get("source") or "",
+        score=float(passage.get("score") or 0.0),
+        quote=quote,
+        start=start,
+        end=end,
+        support=round(support, 3),
+        verified=support >= MIN_SUPPORT,
+    )

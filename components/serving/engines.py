@@ -1,0 +1,144 @@
+"""The only place that starts ``ray.serve.llm``: one deployment that runs a model with vLLM.
+
+Imported inside functions only, as importing it costs seconds.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
+
+from components.serving.settings import EngineOptions
+
+ENGINE = "engine"  # the engine's own model id, which clients do not see
+
+
+class Engine(LLMServer):
+    """Ray's LLM server, ready only once it has answered, that takes and gives plain values."""
+
+    async def __init__(self, llm_config: LLMConfig, threads: int | None) -> None:  # type: ignore[misc]
+        if os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+            bind_threads(threads)
+        self._running, self._started, self._cancelled = 0, 0, 0
+        await super().__init__(llm_config)
+        await self._warm_up()
+
+    async def generate(self, body: dict[str, Any], kind: str) -> AsyncIterator[dict[str, Any]]:
+        """Run one OpenAI request of ``kind`` chat or completion, in a plain body.
+
+        Yields ``{"lines": [...]}`` (server-sent events) when the body streams, else one ``{"response": …}``,
+        or ``{"error": …}`` with vLLM's message, HTTP status as ``code``, and ``param``. Closing the generator
+        stops the generation.
+        """
+        from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
+
+        try:
+            schema = ChatCompletionRequest if kind == "chat" else CompletionRequest
+            request = schema(**{**body, "model": ENGINE})
+        except ValidationError as error:
+            problem = error.errors()[0]
+            param = ".".join(str(part) for part in problem["loc"]) or None
+            yield {"error": {"message": problem["msg"].removeprefix("Value error, "), "code": 400, "param": param}}
+            return
+        self._running += 1
+        self._started += 1
+        finished = False
+        try:
+            run: Any = self.chat if kind == "chat" else self.completions
+            async for item in await run(request):
+                yield _plain(item)
+            finished = True
+        finally:
+            self._running -= 1
+            self._cancelled += not finished
+
+    async def load(self) -> dict[str, int]:
+        """Return the requests that run now, and how many were started and given up by their clients so far."""
+        return {"running": self._running, "started": self._started, "cancelled": self._cancelled}
+
+    async def _warm_up(self) -> None:
+        """Take the paths that requests take, so that no user pays for the first time."""
+        messages = [{"role": "user", "content": "Say hello."}]
+        for stream in (False, True):
+            body = {"messages": messages, "max_tokens": 4, "temperature": 0.0, "stream": stream}
+            async for part in self.generate(body, "chat"):
+                if "error" in part:
+                    raise RuntimeError(f"the engine does not answer: {part['error']['message']}")
+        self._started = 0
+
+
+def bind_threads(threads: int | None) -> None:
+    """Bind this process's engine to cores by number: vLLM's own choice keeps one free, half of two.
+
+    Reads ``RAYLIGN_ENGINE_REPLICAS``: several replicas would bind the same cores, and are left to the system.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = cores[:threads] if threads else cores
+    alone = os.environ.get("RAYLIGN_ENGINE_REPLICAS") == "1" and cores
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores)) if alone else "nobind"
+    os.environ["OMP_NUM_THREADS"] = str(len(cores) or threads or os.cpu_count())
+
+
+def engine_deployment(model: Path, options: EngineOptions, *, on_gpu: bool) -> Any:
+    """Return the Serve application of the engine, to be bound to an ingress."""
+    config = LLMConfig(
+        model_loading_config={"model_id": ENGINE, "model_source": str(model)},
+        engine_kwargs=engine_arguments(options, on_gpu),
+        placement_group_config={"bundles": bundles(options, on_gpu)},
+        deployment_config={
+            "num_replicas": options.replicas,
+            "max_ongoing_requests": options.max_sequences,
+            "max_queued_requests": options.max_queued,
+            "health_check_period_s": 10,
+            "health_check_timeout_s": 30,
+            "logging_config": {"log_level": "WARNING", "enable_access_log": False},
+            "graceful_shutdown_timeout_s": 10,
+            "graceful_shutdown_wait_loop_s": 1,
+            "ray_actor_options": {"num_cpus": 0},
+        },
+        runtime_env={"env_vars": environment(options, on_gpu)},
+        experimental_configs={"stream_batching_interval_ms": options.stream_interval_ms},
+        log_engine_metrics=True,
+    )
+    return build_llm_deployment(config, name_prefix="", bind_kwargs={"threads": options.threads}, deployment_cls=Engine)
+
+
+def engine_arguments(options: EngineOptions, on_gpu: bool) -> dict[str, Any]:
+    """Return vLLM's arguments; without a GPU it does not compile, which would take minutes."""
+    arguments: dict[str, Any] = {
+        "max_model_len": options.max_model_len,
+        "max_num_seqs": options.max_sequences,
+        "enable_prefix_caching": True,
+        "tensor_parallel_size": options.tensor_parallel,
+    }
+    if on_gpu:
+        return arguments | {"gpu_memory_utilization": options.gpu_memory_share}
+    return arguments | {"enforce_eager": True}
+
+
+def bundles(options: EngineOptions, on_gpu: bool) -> list[dict[str, float]]:
+    """Return the resources that Ray reserves for one replica."""
+    if on_gpu:
+        return [{"GPU": 1, "CPU": options.cpus}] * options.tensor_parallel
+    return [{"CPU": options.cpus}]
+
+
+def environment(options: EngineOptions, on_gpu: bool) -> dict[str, str]:
+    """Return the environment of a replica's process."""
+    shared = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
+    if on_gpu:
+        return shared
+    replicas = {"RAYLIGN_ENGINE_REPLICAS": str(options.replicas)}
+    return shared | replicas | {"VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib)}
+
+
+def _plain(item: Any) -> dict[str, Any]:
+    """Return what the engine yielded as plain values."""
+    if isinstance(item, list):
+        return {"lines": [line if isinstance(line, str) else f"data: {line.model_dump_json()}\n\n" for line in item]}
+    if "Error" in type(item).__name__:
+        return {"error": item.model_dump()["error"]}
+    return {"response": item.model_dump()}

@@ -1,0 +1,25 @@
+"""What serving takes, as far as files tell without starting anything."""
+
+from pathlib import Path
+from typing import Any
+
+from components.serving.settings import EngineOptions
+
+_PROCESSES_GIB = 3.0  # Ray, Serve's controller, proxy and replicas with torch in them, measured on CPU
+
+
+def estimate(model: str, engine: EngineOptions) -> dict[str, Any]:
+    """Return memory and CPUs on a machine without GPU, and how many requests of full length the cache holds."""
+    from components.models.memory import kv_cache_bytes, read_shape
+
+    cpus = {"cpus reserved": engine.replicas * engine.cpus}
+    if not (Path(model) / "config.json").is_file():
+        return cpus | {"memory": f"known once {model} is here"}
+    shape = read_shape(Path(model))
+    weights = shape.weight_bytes / 2**30
+    tokens = engine.kv_cache_gib * 2**30 // kv_cache_bytes(shape, 1)
+    memory = engine.replicas * (weights + engine.kv_cache_gib) + _PROCESSES_GIB
+    return cpus | {
+        "memory": f"{memory:.1f} GiB ({weights:.2f} GiB weights and {engine.kv_cache_gib} GiB cache a replica)",
+        "key-value cache": f"{tokens} tokens: {tokens // engine.max_model_len} requests of {engine.max_model_len} tokens",
+    }

@@ -1,0 +1,169 @@
+"""The deployment that HTTP reaches: OpenAI's endpoints and ours over engine and index."""
+
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.serving.chat import ChatService, NameSetup
+from components.serving.errors import ApiError, from_exception, unknown_model
+from components.serving.feedback import RecentRequests, append, feedback_row
+from components.serving.generation import chunks_of, engine_parts
+from components.serving.metrics import Metrics
+from components.serving.requests import CompletionRequest, EmbeddingRequest, FeedbackRequest, SearchRequest
+from components.serving.settings import EngineOptions, ServedName
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServingPlan:
+    """All that the deployments need to know, worked out before anything starts; plain data."""
+
+    model: str  # folder of the weights
+    names: tuple[ServedName, ...]
+    engine: EngineOptions
+    feedback_uri: str  # the LanceDB folder that feedback goes to
+    index: str | None = None  # table reference, its version pinned
+    embedder: str | None = None  # folder of the embedder
+    embedding_name: str = "embedder"
+    key_digests: tuple[str, ...] = ()
+    lineage: dict[str, dict[str, Any]] = field(default_factory=dict)  # page of each name
+
+
+class Ingress:
+    """Holds what the routes share; `serving.routes` maps HTTP onto its methods."""
+
+    def __init__(self, plan: ServingPlan, engine: Any, search: Any | None) -> None:
+        from components.reasoning.menu import strategy
+
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # a line for each request otherwise
+        self.plan, self.metrics, self.created = plan, Metrics(), int(time.time())
+        self._engine, self._search, self._recent = engine, search, RecentRequests()
+        self._retry_after_s = plan.engine.retry_after_s
+        self._setups = {
+            name.name: NameSetup(name, strategy(name.strategy, name.options), plan.lineage[name.name]["lineage_id"])
+            for name in plan.names
+        }
+        find = self.find_passages if search is not None and plan.index else None
+        self.chat = ChatService(engine, find, self.metrics, self._recent, self._retry_after_s)
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        """Return the app that Ray Serve puts behind its proxy."""
+        from components.serving.routes import build_asgi_app
+
+        return build_asgi_app(self)
+
+    def setup(self, name: str) -> NameSetup:
+        """Return a served name's set-up. Raises ApiError (404) where it is not served."""
+        if name not in self._setups:
+            raise unknown_model(name, list(self._setups))
+        return self._setups[name]
+
+    def model_card(self, setup: NameSetup) -> dict[str, Any]:
+        """Return OpenAI's description of a name, with what it is made of."""
+        return {
+            "id": setup.settings.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "raylign",
+            "lineage_id": setup.lineage_id,
+            "retrieval": setup.settings.search is not None,
+            "strategy": setup.settings.strategy,
+            "max_model_len": self.plan.engine.max_model_len,
+        }
+
+    def model_cards(self) -> list[dict[str, Any]]:
+        """Return the description of every served name."""
+        return [self.model_card(setup) for setup in self._setups.values()]
+
+    def lineage_pages(self, name: str | None) -> list[dict[str, Any]]:
+        """Return the lineage page of one name or of all. Raises ApiError (404)."""
+        names = list(self._setups) if name is None else [self.setup(name).settings.name]
+        return [self.plan.lineage[each] for each in names]
+
+    async def completion(self, request: CompletionRequest, request_id: str) -> dict[str, Any]:
+        """Return a text completion of the bare engine. Raises ApiError."""
+        async for part in self._completion_parts(request, request_id):
+            return {**part["response"], "id": request_id, "model": request.model}
+        raise ApiError(500, "The engine gave no answer.", code="internal_error")
+
+    async def completion_chunks(self, request: CompletionRequest, request_id: str) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield a text completion's chunks. Raises ApiError."""
+        async with aclosing(self._completion_parts(request, request_id)) as parts:
+            async for part in parts:
+                for chunk in chunks_of(part["lines"]):
+                    yield {**chunk, "id": request_id, "model": request.model}
+
+    def _completion_parts(self, request: CompletionRequest, request_id: str) -> AsyncGenerator[dict[str, Any], None]:
+        settings = self.setup(request.model).settings
+        if settings.search is not None or settings.strategy != "direct":
+            message = f"'{request.model}' answers chats only: use /v1/chat/completions, or a name without index."
+            raise ApiError(400, message, code="unsupported_endpoint", param="model")
+        defaults = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
+        body = {**defaults, **request.model_dump(exclude_none=True), "request_id": request_id}
+        return engine_parts(self._engine, body, "completion", self._retry_after_s)
+
+    async def find_passages(self, query: str, k: int, mode: str) -> list[dict[str, Any]]:
+        """Return the ``k`` best passages of the index, best first. Raises ApiError."""
+        if self._search is None or not self.plan.index:
+            raise ApiError(404, "This server has no index: give it one with index=….", code="no_index")
+        try:
+            return await self._search.search.remote(query, k, mode)
+        except Exception as error:
+            raise from_exception(error, self._retry_after_s) from error
+
+    async def search(self, request: SearchRequest) -> dict[str, Any]:
+        """Return the body of ``/v1/search``. Raises ApiError."""
+        with self.metrics.retrieval.time():
+            found = await self.find_passages(request.query, request.k, request.mode)
+        return {"object": "list", "index": self.plan.index, "data": found}
+
+    async def embeddings(self, request: EmbeddingRequest) -> dict[str, Any]:
+        """Return the embedder's vectors and the count of tokens. Raises ApiError."""
+        if self._search is None or not self.plan.embedder:
+            raise ApiError(404, "This server has no embedder: give it one with embedder=….", code="no_embedder")
+        if request.model != self.plan.embedding_name:
+            raise unknown_model(request.model, [self.plan.embedding_name])
+        if request.dimensions is not None:
+            raise ApiError(400, "This embedder's vectors have one length only.", param="dimensions")
+        try:
+            return await self._search.embed.remote(request.texts())
+        except Exception as error:
+            raise from_exception(error, self._retry_after_s) from error
+
+    async def feedback(self, request: FeedbackRequest) -> dict[str, Any]:
+        """Append a row to the feedback table and return the body of ``/v1/feedback``. Raises ApiError."""
+        import asyncio
+
+        served = self._recent.get(request.request_id) if request.request_id else None
+        row = feedback_row(request, served)
+        table = await asyncio.to_thread(append, self.plan.feedback_uri, row)
+        self.metrics.feedback.labels(request.rating or "none").inc()
+        kept = {key: row[key] for key in ("request_id", "model", "lineage_id", "rating")}
+        return {"id": row["feedback_id"], "object": "feedback", "table": table, **kept}
+
+    async def metrics_text(self) -> bytes:
+        """Return Prometheus's text, the engine's load in it where the engine answers."""
+        try:
+            for state, count in (await self._engine.load.remote()).items():
+                self.metrics.engine.labels(state).set(count)
+        except Exception:
+            logger.exception("the engine does not tell its load")
+        return self.metrics.text()
+
+    async def health(self) -> dict[str, Any]:
+        """Return the body of ``/healthz``. Raises ApiError (503) where the engine does not answer."""
+        import asyncio
+
+        try:
+            await asyncio.wait_for(_answer(self._engine.load.remote()), timeout=5)
+        except Exception as error:
+            raise ApiError(503, "The engine does not answer.", code="engine_unavailable") from error
+        return {"status": "ok", "models": list(self._setups)}
+
+
+async def _answer(response: Any) -> Any:
+    return await response

@@ -1,0 +1,116 @@
+"""Bodies that the endpoint accepts; what only concerns the engine passes through to it unread."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's ``stream_options``."""
+
+    include_usage: bool = False
+
+
+class Sampling(BaseModel):
+    """What chat and text completions have in common; unknown fields go to the engine as they are."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = Field(1, ge=1, le=16)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
+    stop: str | list[str] | None = None
+    seed: int | None = None
+
+    @model_validator(mode="after")
+    def _options_need_a_stream(self) -> "Sampling":
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("'stream_options' is only allowed when 'stream' is true")
+        return self
+
+    def include_usage(self) -> bool:
+        """Return whether a stream ends with a chunk of token counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatRequest(Sampling):
+    """Body of ``/v1/chat/completions``."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    include_reasoning: bool = True
+
+    @field_validator("messages")
+    @classmethod
+    def _messages_have_roles(cls, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        roles = ("system", "developer", "user", "assistant", "tool")
+        for index, message in enumerate(messages):
+            if message.get("role") not in roles:
+                raise ValueError(f"message {index} has the role {message.get('role')!r}, expected one of {roles}")
+            if message.get("content") is None and message["role"] != "assistant":
+                raise ValueError(f"message {index} has no content")
+            if not isinstance(message.get("content"), (str, list, type(None))):
+                raise ValueError(f"the content of message {index} is neither a string nor a list of parts")
+        return messages
+
+    def token_limit(self) -> int | None:
+        """Return the client's limit under its new or its old name."""
+        return self.max_completion_tokens or self.max_tokens
+
+    def engine_fields(self) -> dict[str, Any]:
+        """Return what the engine is told besides messages, limits and streaming."""
+        ours = {"model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens"}
+        return self.model_dump(exclude={*ours, "include_reasoning", "seed"}, exclude_none=True)
+
+
+class CompletionRequest(Sampling):
+    """Body of ``/v1/completions``."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+
+
+class EmbeddingRequest(BaseModel):
+    """Body of ``/v1/embeddings``."""
+
+    model: str
+    input: str | list[str] = Field(min_length=1)
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+    def texts(self) -> list[str]:
+        """Return the inputs as a list."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+class SearchRequest(BaseModel):
+    """Body of ``/v1/search``."""
+
+    model_config = ConfigDict(extra="forbid")
+    query: str = Field(min_length=1)
+    k: int = Field(5, ge=1, le=100)
+    mode: Literal["vector", "text", "hybrid"] = "hybrid"
+
+
+class FeedbackRequest(BaseModel):
+    """Body of ``/v1/feedback``: what a person thought of an answer, or which answer they wanted instead."""
+
+    model_config = ConfigDict(extra="forbid")
+    request_id: str | None = None
+    model: str | None = None
+    messages: list[dict[str, str]] | None = None
+    answer: str | None = None
+    choice: int = Field(0, ge=0)
+    rating: Literal["up", "down"] | None = None
+    preferred: str | None = Field(None, min_length=1)
+    comment: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "FeedbackRequest":
+        if self.rating is None and self.preferred is None and self.comment is None:
+            raise ValueError("give at least one of 'rating', 'preferred' and 'comment'")
+        if self.request_id is None and (self.messages is None or self.answer is None):
+            raise ValueError("say what it is about: 'request_id', or 'messages' and 'answer'")
+        return self

@@ -1,0 +1,86 @@
+"""What the serve workflow does with a running server: asks it, has it answer held-out prompts, keeps it up."""
+
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.config import UserError
+from components.serving import client
+from components.serving.ingress import ServingPlan
+from components.tracking.run import Run
+
+USERS = 16  # requests at a time in the evaluation
+logger = logging.getLogger(__name__)
+
+
+def first_key(variable: str | None) -> str | None:
+    """Return the first API key in an environment variable, with which the workflow itself asks."""
+    return os.environ.get(variable, "").split(",")[0].strip() if variable else None
+
+
+def ask_names(
+    url: str, key: str | None, plan: ServingPlan, questions: Sequence[str], run: Run
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Ask every name every question, write the transcript into the run, and return (outputs, figures)."""
+    if not questions:
+        return {}, {}
+    exchanges = client.ask_all(url, key, [name.name for name in plan.names], questions)
+    paths = client.write_transcript(run.dir, exchanges)
+    for path in paths:
+        run.log_artifact(path)
+    return {"transcript": str(paths[0])}, client.figures(exchanges)
+
+
+def plain_name(plan: ServingPlan) -> str:
+    """Return the name that gives prompts to the engine as they come. Raises UserError where there is none."""
+    for name in plan.names:
+        if name.search is None and name.strategy == "direct":
+            return name.name
+    raise UserError("held-out prompts hold their passages already: declare a name without search and with 'direct'")
+
+
+def evaluate(
+    url: str, key: str | None, plan: ServingPlan, table: str, limit: int | None, max_tokens: int, run: Run
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Have the plain name answer the held-out questions of ``table``, many at a time; return (outputs, figures).
+
+    The answers are judged as `evaluate` judges a model's, so that both figures compare.
+    """
+    from components.data.evaluation import evaluate_answers, held_out
+
+    questions = held_out(table, limit)
+    prompts = [question["prompt"] for question in questions]
+    answers, seconds = client.answer_prompts(url, key, plain_name(plan), prompts, max_tokens=max_tokens, users=USERS)
+    path = write_answers(run, questions, answers)
+    rates = {
+        "busy_tokens_per_s": sum(answer["tokens"] for answer in answers) / seconds,
+        "busy_requests_per_s": len(answers) / seconds,
+    }
+    return {"evaluation": evaluate_answers(questions, answers), "answers": str(path)}, rates
+
+
+def write_answers(run: Run, questions: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> Path:
+    """Write the answers with their questions' ids into the run and return the file's path."""
+    rows = [{"prompt_id": q["prompt_id"], **answer} for q, answer in zip(questions, answers, strict=True)]
+    path = run.dir / "answers.json"
+    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False))
+    run.log_artifact(path)
+    return path
+
+
+def wait_for_ctrl_c(url: str, plan: ServingPlan) -> None:
+    """Say where the server answers, and wait; Ctrl-C and SIGTERM end the wait with KeyboardInterrupt."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    names = ", ".join(name.name for name in plan.names)
+    logger.info("serving %s at %s/v1 until Ctrl-C", names, url)
+    while True:
+        time.sleep(1)

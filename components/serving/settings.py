@@ -1,0 +1,40 @@
+"""What a serve config says about engines, names and limits."""
+
+from typing import Any, Literal
+
+from components.config import Config, Field
+
+
+class EngineOptions(Config):
+    """How the model is run; the defaults fit one machine, with or without a GPU."""
+
+    replicas: int = Field(1, ge=1, description="copies of the engine")
+    max_model_len: int = Field(2048, ge=64, description="longest prompt plus answer, in tokens")
+    max_sequences: int = Field(32, ge=1, description="requests that a replica works on at a time")
+    max_queued: int = Field(64, ge=1, description="requests that may wait before new ones get 429")
+    retry_after_s: int = Field(3, ge=1, description="seconds that a refused client is told to wait")
+    kv_cache_gib: int = Field(1, ge=1, description="key-value cache of a CPU engine, in GiB")
+    threads: int | None = Field(None, ge=1, description="threads of a CPU engine; none takes all its machine has")
+    cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a replica")
+    gpu_memory_share: float = Field(0.85, gt=0, le=1, description="share of a GPU's memory to take")
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that one replica is spread over")
+    stream_interval_ms: int = Field(20, ge=0, description="how long streamed tokens are gathered before they are sent")
+
+
+class SearchOptions(Config):
+    """How passages are found for a name."""
+
+    passages: int = Field(3, ge=1, le=20, description="passages that go into the prompt")
+    passage_words: int = Field(45, ge=10, description="longest passage in the prompt, in words, by whole sentences")
+    mode: Literal["vector", "text", "hybrid"] = Field("hybrid", description="by meaning, by words, or both")
+
+
+class ServedName(Config):
+    """One name under /v1/models: the engine, perhaps an index, and a reasoning strategy."""
+
+    name: str = Field(description="what clients put into `model`", min_length=1)
+    search: SearchOptions | None = Field(None, description="how to search the index; none answers without it")
+    strategy: str = Field("direct", description="a file of components/reasoning/strategies")
+    options: dict[str, Any] = Field({}, description="the strategy's own options")
+    max_tokens: int = Field(256, ge=1, description="longest answer where the client sets no limit, in tokens")
+    temperature: float = Field(0.0, ge=0, le=2, description="temperature where the client sets none")

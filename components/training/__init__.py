@@ -1,0 +1,1 @@
+"""Training: TRL trainers inside Ray Train, sharded by DeepSpeed."""

@@ -1,0 +1,46 @@
+"""The one place that knows DeepSpeed: its config dict, which TRL and accelerate are handed as it is."""
+
+from typing import Any, Literal
+
+from components.config import Config, Field
+
+
+class DeepSpeedConfig(Config):
+    """How the state of training is sharded over the workers."""
+
+    stage: Literal[0, 1, 2, 3] = Field(
+        2, description="ZeRO stage: 0 shards nothing, 1 optimizer state, 2 and gradients, 3 and weights"
+    )
+    offload: bool = Field(
+        False, description="keep optimizer state (stage 3: and weights) in CPU memory; for GPUs"
+    )
+
+
+def build(config: DeepSpeedConfig, *, bf16: bool, max_grad_norm: float) -> dict[str, Any]:
+    """Return the DeepSpeed config dict; batch sizes are ``auto``: the trainer fills in its own.
+
+    With ``bf16`` the weights are bfloat16, but DeepSpeed keeps a float32 master copy of whatever is trained
+    and rounds it after each step, so an update smaller than a bfloat16 digit is not lost but adds up.
+    """
+    zero: dict[str, Any] = {"stage": config.stage}
+    if config.stage in (1, 2):
+        zero |= {"contiguous_gradients": True, "overlap_comm": False}
+    if config.stage == 3:
+        zero |= {"stage3_gather_16bit_weights_on_model_save": True, "overlap_comm": False}
+    if config.offload and config.stage > 0:
+        zero["offload_optimizer"] = {"device": "cpu"}
+        if config.stage == 3:
+            zero["offload_param"] = {"device": "cpu"}
+    return {
+        "zero_optimization": zero,
+        "bf16": {"enabled": bf16},
+        "fp16": {"enabled": False},
+        "gradient_clipping": max_grad_norm,
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 30,
+        "wall_clock_breakdown": False,
+    }

@@ -1,0 +1,116 @@
+"""One training job from tokenized rows to a published folder; what SFT and preference training share."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.models.adapters import AdapterConfig
+from components.tracking.lineage import write_lineage
+from components.tracking.run import Run
+from components.training.deepspeed import DeepSpeedConfig
+from components.training.launch import FOLDER, launch
+from components.training.rows import Tokenized, batch_order, steps_of, write_rows
+from components.training.settings import (
+    OptimConfig,
+    SaveConfig,
+    ScaleConfig,
+    accumulation,
+    trainer_arguments,
+    weight_dtype,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained, whatever the loss."""
+
+    adapter: AdapterConfig
+    optim: OptimConfig
+    deepspeed: DeepSpeedConfig
+    scale: ScaleConfig
+    save: SaveConfig
+    seed: int
+
+    @property
+    def output(self) -> str:
+        """What training makes: the name of the output and of its folder."""
+        return "model" if self.adapter.name == "none" else "adapter"
+
+
+def train(
+    loop: Callable[[dict[str, Any]], dict[str, Any]],
+    recipe: Recipe,
+    *,
+    model: Path,
+    train_rows: Tokenized,
+    eval_rows: Tokenized | None,
+    run_dir: Path,
+    identity: dict[str, str],
+    payload: dict[str, Any],
+) -> dict[str, Any]:
+    """Run the loop on Ray Train workers and return its figures; the result lies in ``trained_folder``.
+
+    Args:
+        identity: digests that a checkpoint must share with this job to be gone on from.
+        payload: what this loop needs besides what every loop gets; plain data.
+
+    Raises:
+        UserError: the batch cannot be shared out, or the cluster is too small.
+        Breach: an invariant of training broke.
+    """
+    optim, scale = recipe.optim, recipe.scale
+    steps = steps_of(len(train_rows.rows), optim.epochs, optim.batch_size)
+    accumulation(optim, scale.workers)
+    order = batch_order(train_rows.lengths, steps, optim.batch_size, recipe.seed)
+    dtype = weight_dtype(optim.dtype, scale.gpu)
+    arguments = trainer_arguments(
+        optim,
+        recipe.deepspeed,
+        recipe.save,
+        workers=scale.workers,
+        gpu=scale.gpu,
+        bf16=dtype == "bfloat16",
+        steps=steps,
+        seed=recipe.seed,
+        checkpoints=run_dir / FOLDER,
+    )
+    whole = {
+        "model": str(model),
+        "adapter": recipe.adapter.model_dump(),
+        "arguments": arguments,
+        "dtype": dtype,
+        "seed": recipe.seed,
+        "train": write_rows([train_rows.rows[row] for row in order], run_dir / "rows" / "train.parquet"),
+        "eval": write_rows(eval_rows.rows, run_dir / "rows" / "eval.parquet") if eval_rows else None,
+        "out": str(trained_folder(run_dir)),
+        "evidence": str(run_dir / "evidence.json"),
+        **payload,
+    }
+    settings = json.dumps([arguments, recipe.adapter.model_dump(), dtype, steps], sort_keys=True)
+    marks = {**identity, "settings": hashlib.sha256(settings.encode()).hexdigest()[:16]}
+    return launch(loop, whole, scale, run_dir, marks)
+
+
+def trained_folder(run_dir: Path) -> Path:
+    """Return where a loop leaves what it trained, until it is published."""
+    return run_dir / ".trained"
+
+
+def publish(run: Run, recipe: Recipe, model: Path, table: str, facts: dict[str, Any]) -> dict[str, str]:
+    """Move what was trained to its final name, in one step, and drop what only a restart would need.
+
+    Returns:
+        the workflow's outputs: ``{"adapter", "base"}``, or ``{"model"}`` where all weights were trained.
+    """
+    trained, target = trained_folder(run.dir), run.dir / recipe.output
+    write_lineage(trained, kind=recipe.output, run=run, parents=[model, table], facts=facts)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(trained, target)
+    for leftover in (FOLDER, "rows"):
+        shutil.rmtree(run.dir / leftover, ignore_errors=True)
+    return {recipe.output: str(target)} | ({"base": str(model)} if recipe.output == "adapter" else {})

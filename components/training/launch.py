@@ -1,0 +1,147 @@
+"""Runs a training loop in Ray Train workers, again and again from its last checkpoint if a worker dies."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.config import CPU_ENV, UserError
+from components.training import checkpoints
+from components.training.callbacks import Breach
+from components.training.settings import ScaleConfig
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+FOLDER = "checkpoints"
+logger = logging.getLogger(__name__)
+
+
+def launch(
+    loop: Callable[[dict[str, Any]], dict[str, Any]],
+    payload: dict[str, Any],
+    scale: ScaleConfig,
+    run_dir: Path,
+    identity: dict[str, str],
+) -> dict[str, Any]:
+    """Run ``loop(payload)`` on every worker and return what rank 0's returned.
+
+    The payload (plain data) gains ``resume_from``, ``checkpoints``, ``workers``, ``threads`` and ``gpu``.
+
+    Raises:
+        UserError: the cluster is too small, or the checkpoints in ``run_dir`` are of something else.
+        Breach: an invariant broke on a worker.
+    """
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+
+    cores = worker_cores(scale)
+    folder = run_dir / FOLDER
+    resume_from = checkpoints.prepare(folder, {**identity, "workers": str(scale.workers)})
+    if resume_from:
+        logger.info("going on from %s", resume_from)
+    payload = {
+        **payload,
+        "resume_from": str(resume_from) if resume_from else None,
+        "checkpoints": str(folder),
+        "workers": scale.workers,
+        "threads": cores,
+        "gpu": scale.gpu,
+    }
+    trainer = _trainer_class()(
+        loop,
+        train_loop_config=payload,
+        scaling_config=ScalingConfig(
+            num_workers=scale.workers,
+            use_gpu=scale.gpu,
+            resources_per_worker={"CPU": cores, **({"GPU": 1} if scale.gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=FOLDER,
+            storage_path=str(run_dir),
+            failure_config=FailureConfig(max_failures=scale.max_failures),
+            logging_config=LoggingConfig(log_level="WARNING"),
+            worker_runtime_env={"env_vars": worker_env(cores, scale.gpu)},
+        ),
+    )
+    result = trainer.fit()
+    returned = result.return_value or {}
+    if returned.get("breach"):
+        raise Breach(f"{returned['breach']}; the figures are in {payload.get('evidence')}")
+    return returned
+
+
+def worker_cores(scale: ScaleConfig) -> int:
+    """Return the cores of each worker: what the config says, else an even share of the cluster's.
+
+    Raises:
+        UserError: the cluster has fewer cores or GPUs than the workers need.
+    """
+    import ray
+
+    resources = ray.cluster_resources()
+    total = int(resources.get("CPU", 0))
+    cores = scale.cpus_per_worker or max(1, total // scale.workers)
+    if cores * scale.workers > total:
+        raise UserError(
+            f"{scale.workers} workers of {cores} cores need more than the cluster's {total} cores"
+        )
+    if scale.gpu and resources.get("GPU", 0) < scale.workers:
+        raise UserError(
+            f"scale.workers={scale.workers} with scale.gpu need as many GPUs, the cluster has "
+            f"{int(resources.get('GPU', 0))}: set scale.gpu=false or fewer workers"
+        )
+    return cores
+
+
+def worker_env(cores: int, gpu: bool) -> dict[str, str]:
+    """Return what has to be in a worker's environment before its Python starts."""
+    return {
+        **CPU_ENV,
+        "OMP_NUM_THREADS": str(cores),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",  # models were resolved to folders before; a worker fetches nothing
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else each line that a worker prints arrives twice
+        **({} if gpu else {"DS_ACCELERATOR": "cpu"}),
+    }
+
+
+def prepare_worker(payload: dict[str, Any]) -> None:
+    """Set up the process of one worker: threads, seed, and where DeepSpeed finds ninja to compile with."""
+    import torch
+    import transformers
+
+    folder = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", os.defpath)])
+    torch.set_num_threads(payload["threads"])
+    transformers.utils.logging.set_verbosity_error()
+    transformers.set_seed(payload["seed"])
+
+
+def resume_point(payload: dict[str, Any]) -> str | None:
+    """Return the checkpoint to go on from: the last one of this run, else the one that the driver found."""
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    return checkpoint.path if checkpoint else payload["resume_from"]
+
+
+def _trainer_class() -> "type[TorchTrainer]":
+    """Return Ray Train's TorchTrainer; on a cluster without a dashboard, less the callback that needs one.
+
+    That callback frees the workers' resources if Ray Train's controller is killed; without a dashboard it only
+    logs a warning each second. Such a cluster is a workflow's own and ends with it.
+    """
+    from ray._private.worker import get_dashboard_url
+    from ray.train.torch import TorchTrainer
+
+    if get_dashboard_url():
+        return TorchTrainer
+
+    class OwnClusterTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+    return OwnClusterTrainer

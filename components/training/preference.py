@@ -1,0 +1,132 @@
+"""Preference optimization: the loop that each Ray Train worker runs, around TRL's DPOTrainer."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from components.config import Config, Field
+from components.data.chat import IGNORED
+from components.training.rows import Tokenized
+
+if TYPE_CHECKING:
+    from trl import DPOTrainer
+
+# Before the first update the policy is the reference, so both log-ratios are 0 and the loss is -ln sigmoid(0).
+INITIAL_LOSS = {"sigmoid": math.log(2)}
+# How far the first loss may be off: the same sums, taken in batches of other shapes, differ by rounding.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+
+
+class LossConfig(Config):
+    """Which loss a pair of answers has."""
+
+    name: Literal["sigmoid"] = Field("sigmoid", description="sigmoid: DPO (arXiv 2305.18290, equation 7)")
+    beta: float = Field(0.1, gt=0, description="how strongly the policy is held to the reference")
+
+
+def collate_pairs(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Any]:
+    """Return input_ids, attention and labels [2P, T], chosen rows first; padded on the right."""
+    import torch
+
+    sides = [(row["prompt_ids"], row[side]) for side in ("chosen_ids", "rejected_ids") for row in rows]
+    width = max(len(prompt) + len(answer) for prompt, answer in sides)
+    ids = torch.full((len(sides), width), pad_id)
+    attention, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
+    for at, (prompt, answer) in enumerate(sides):
+        end = len(prompt) + len(answer)
+        ids[at, :end] = torch.tensor([*prompt, *answer])
+        attention[at, :end] = 1
+        labels[at, len(prompt) : end] = ids[at, len(prompt) : end]
+    return {"input_ids_BT": ids, "attention_BT": attention, "labels_BT": labels}
+
+
+def with_reference(pairs: Tokenized | None, logprobs: Mapping[str, tuple[float, float]]) -> Tokenized | None:
+    """Return the pairs as the trainer reads them: with what the reference model says of them."""
+    if pairs is None:
+        return None
+    rows = []
+    for pair in pairs.rows:
+        chosen, rejected = logprobs[pair["pair_id"]]
+        ids = {name: pair[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+        rows.append({**ids, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected})
+    return Tokenized(rows, pairs.lengths, pairs.dropped)
+
+
+def first_step_check(loss: str, dtype: str) -> Any:
+    """Return the check that the first loss is what it must be where policy and reference are the same."""
+    expected, tolerance = INITIAL_LOSS[loss], TOLERANCE[dtype]
+
+    def check(figures: dict[str, float]) -> str | None:
+        off = abs(figures["train/loss"] - expected)
+        if off <= tolerance:
+            return None
+        return (
+            f"the first {loss} loss is {figures['train/loss']:.4f}, not {expected:.4f} +- {tolerance}: the reference "
+            "log-probabilities are of another model, template or order of pairs"
+        )
+
+    return check
+
+
+def dpo_loop(payload: dict[str, Any]) -> dict[str, Any]:
+    """Train on this worker until done; return the final figures, or the invariant that broke.
+
+    Payload: as ``sft_loop``'s, with ``loss`` (a LossConfig's fields); its rows hold prompt_ids, chosen_ids,
+    rejected_ids, ref_chosen_logps and ref_rejected_logps.
+    """
+    from components.training.launch import prepare_worker, resume_point
+
+    prepare_worker(payload)
+    from transformers import PrinterCallback
+    from trl import DPOConfig
+
+    from components.models.adapters import AdapterConfig, peft_config
+    from components.models.load import load_model, load_tokenizer
+    from components.training import completion_head
+    from components.training.callbacks import eval_metrics, make_callback
+    from components.training.rows import read_rows
+    from components.training.save import save_trained
+
+    loss = LossConfig(**payload["loss"])
+    arguments = DPOConfig(
+        **payload["arguments"], loss_type=[loss.name], beta=loss.beta, precompute_ref_log_probs=True
+    )
+    callback = make_callback(
+        payload["run"], Path(payload["evidence"]), first_step_check(loss.name, payload["dtype"])
+    )
+    evaluation = read_rows(payload["eval"]) if payload["eval"] else None
+    model = load_model(payload["model"], payload["dtype"]).train()
+    trainer = _trainer_class()(
+        model=model,
+        args=arguments,
+        train_dataset=read_rows(payload["train"]),
+        eval_dataset=evaluation,
+        processing_class=load_tokenizer(payload["model"]),
+        peft_config=peft_config(AdapterConfig(**payload["adapter"])),
+        callbacks=[callback],
+    )
+    completion_head.attach(model, pairs=completion_head.can_share_prompt(model))
+    trainer.remove_callback(PrinterCallback)
+    outcome = trainer.train(resume_from_checkpoint=resume_point(payload))
+    if callback.breach:
+        return {"breach": callback.breach}
+    measured = eval_metrics(trainer.evaluate()) if evaluation is not None else {}
+    save_trained(trainer, Path(payload["out"]))
+    return {"steps": trainer.state.global_step, "train/loss": outcome.training_loss, **measured}
+
+
+def _trainer_class() -> "type[DPOTrainer]":
+    """Return TRL's DPOTrainer, less its tokenizing and its scoring by the reference: the rows come with both."""
+    from trl import DPOTrainer
+
+    class PreparedDPOTrainer(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+            return dataset
+
+        def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+            missing = {"ref_chosen_logps", "ref_rejected_logps"} - set(dataset.column_names)
+            assert not missing, f"the {name} rows lack {missing}"
+            return dataset
+
+    return PreparedDPOTrainer

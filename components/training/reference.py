@@ -1,0 +1,186 @@
+"""Log-probabilities of preference pairs under the reference model: computed once by Ray Data, then looked up."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.config import Config, Field
+from components.data import store
+from components.data.chat import ChatTemplate
+from components.data.records import REFERENCE_LOGPROB
+from components.progress import progress
+
+TABLE = "reference_logprobs"
+
+
+class ScoringConfig(Config):
+    """How the reference model is run over the pairs."""
+
+    actors: int = Field(1, ge=1, description="Ray Data actors, each with its own copy of the model")
+    cpus_per_actor: int | None = Field(
+        None, ge=1, description="cores of an actor; none shares out the cluster's"
+    )
+    gpu: bool = Field(False, description="give each actor a GPU")
+    batch_pairs: int = Field(
+        32, ge=1, description="pairs handed to an actor at once; written to the table together"
+    )
+    max_batch_tokens: int = Field(2048, ge=1, description="tokens of one forward pass, padding included")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Which model, read through which template, in which number format, a log-probability belongs to."""
+
+    model: Path
+    digest: str
+    template_digest: str
+    dtype: str
+
+    def key(self, row: Mapping[str, Any]) -> str:
+        """Return the key of a pair's row in the table; it depends on the tokens, should two pairs share an id."""
+        tokens = [list(row[side]) for side in ("prompt_ids", "chosen_ids", "rejected_ids")]
+        parts = json.dumps([row["pair_id"], self.digest, self.dtype, self.template_digest, tokens])
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def pair_ids(template: ChatTemplate) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], int]]:
+    """Return the function that makes a preference row its ids, and counts the tokens of its longer side."""
+
+    def convert(row: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+        pair = template.pair(row["prompt"], row["chosen"], row["rejected"])
+        ids = {
+            "pair_id": row["pair_id"],
+            "prompt_ids": pair.prompt_ids,
+            "chosen_ids": pair.chosen_ids,
+            "rejected_ids": pair.rejected_ids,
+        }
+        return ids, len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+
+    return convert
+
+
+def reference_logprobs(
+    uri: str, rows: Sequence[Mapping[str, Any]], reference: Reference, config: ScoringConfig
+) -> tuple[dict[str, tuple[float, float]], int]:
+    """Return {pair_id: (chosen, rejected)} sums of natural-log probabilities, and how many had to be computed.
+
+    Rows are ``pair_ids``'. What the table in ``uri`` lacks is computed and kept there batch by batch, so that
+    a run that is killed goes on where it was. Needs a Ray session if anything is missing.
+    """
+    keys = {row["pair_id"]: reference.key(row) for row in rows}
+    known = _known(uri, keys, reference)
+    missing = [row for row in rows if row["pair_id"] not in known]
+    for done, batch in _score(missing, reference, config):
+        records = [_record(row, keys[row["pair_id"]], reference) for row in batch]
+        store.write(uri, TABLE, records, schema=REFERENCE_LOGPROB, key="key")
+        known |= {row["pair_id"]: (row["chosen_logprob"], row["rejected_logprob"]) for row in batch}
+        progress(done, len(missing), "reference pairs")
+    return known, len(missing)
+
+
+class Scorer:
+    """A Ray Data actor that holds the reference model."""
+
+    def __init__(
+        self, model: str, dtype: str, pad_id: int, max_batch_tokens: int, threads: int, gpu: bool
+    ) -> None:
+        from components.models.load import load_model, set_threads
+
+        set_threads(threads)
+        self.model = load_model(model, dtype)  # type: ignore[arg-type]
+        if gpu:
+            self.model = self.model.to("cuda")
+        self.pad_id, self.max_batch_tokens = pad_id, max_batch_tokens
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Add ``chosen_logprob`` and ``rejected_logprob`` to a batch of pairs."""
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        scores = score_pairs(self.model, rows, self.pad_id, self.max_batch_tokens)
+        return {
+            "pair_id": batch["pair_id"],
+            "chosen_logprob": [chosen for chosen, _ in scores],
+            "rejected_logprob": [rejected for _, rejected in scores],
+        }
+
+
+def score_pairs(
+    model: Any, rows: Sequence[Mapping[str, Any]], pad_id: int, max_batch_tokens: int
+) -> list[tuple[float, float]]:
+    """Return (chosen, rejected) sums of log-probabilities of each pair, in the order given."""
+    import torch
+
+    from components.models.logprobs import batches_by_length
+    from components.training.completion_head import can_share_prompt, completion_forward
+    from components.training.preference import collate_pairs
+
+    pairs = can_share_prompt(model)
+
+    lengths = [sum(len(row[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")) for row in rows]
+    scores: list[tuple[float, float]] = [(0.0, 0.0)] * len(rows)
+    for numbers in batches_by_length(lengths, max_batch_tokens):
+        batch = collate_pairs([rows[number] for number in numbers], pad_id)
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        with torch.inference_mode():
+            sums = completion_forward(model, **batch, pairs=pairs).log_probs.sum(1).tolist()
+        for at, number in enumerate(numbers):
+            scores[number] = (sums[at], sums[len(numbers) + at])
+    return scores
+
+
+def _known(uri: str, keys: Mapping[str, str], reference: Reference) -> dict[str, tuple[float, float]]:
+    ref = store.make_ref(uri, TABLE)
+    if not store.exists(ref):
+        return {}
+    condition = f"reference_digest = '{reference.digest}' and template_digest = '{reference.template_digest}'"
+    wanted = {key: pair_id for pair_id, key in keys.items()}
+    rows = store.read(ref, where=condition)
+    return {
+        wanted[row["key"]]: (row["chosen_logprob"], row["rejected_logprob"])
+        for row in rows
+        if row["key"] in wanted
+    }
+
+
+def _score(missing: list[dict[str, Any]], reference: Reference, config: ScoringConfig) -> Any:
+    """Yield (pairs done, rows with their log-probabilities), a batch at a time."""
+    if not missing:
+        return
+    import ray
+    import ray.data
+
+    from components.config import CPU_ENV
+
+    cores = config.cpus_per_actor or max(1, int(ray.cluster_resources().get("CPU", 1)) // config.actors)
+    pad_id = ChatTemplate.from_folder(reference.model).pad_id
+    arguments = (str(reference.model), reference.dtype, pad_id, config.max_batch_tokens, cores, config.gpu)
+    missing = sorted(missing, key=lambda row: len(row["prompt_ids"]))  # rows of like length share a batch
+    scored = ray.data.from_items(
+        missing, override_num_blocks=-(-len(missing) // config.batch_pairs)
+    ).map_batches(
+        Scorer,
+        fn_constructor_args=arguments,
+        batch_size=config.batch_pairs,
+        compute=ray.data.ActorPoolStrategy(size=config.actors),
+        num_cpus=cores,
+        num_gpus=1 if config.gpu else None,
+        runtime_env={"env_vars": {**CPU_ENV, "OMP_NUM_THREADS": str(cores)}},
+    )
+    done = 0
+    for batch in scored.iter_batches(batch_size=config.batch_pairs, batch_format="pyarrow"):
+        rows = batch.to_pylist()
+        done += len(rows)
+        yield done, rows
+
+
+def _record(row: Mapping[str, Any], key: str, reference: Reference) -> dict[str, Any]:
+    return {
+        "key": key,
+        "pair_id": row["pair_id"],
+        "reference_digest": reference.digest,
+        "template_digest": reference.template_digest,
+        "chosen_logprob": row["chosen_logprob"],
+        "rejected_logprob": row["rejected_logprob"],
+    }

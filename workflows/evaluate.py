@@ -1,0 +1,91 @@
+"""Answer held-out questions and score held-out pairs with a model; metrics with 95 % bootstrap intervals."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from components.config import Field, ModelRef, TableRef, UserError, WorkflowConfig
+from components.models.engine import EngineConfig, Sampling
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from components.data.chat import ChatTemplate
+    from components.tracking.run import Result, Run
+
+
+class Evaluate(WorkflowConfig):
+    """Which model, on what."""
+
+    model: ModelRef = Field(description="the model as it is served: full, merged or quantized")
+    name: str = Field("model", description="what reports call it: base, sft, dpo, quantized, …")
+    questions: TableRef | None = Field(None, description="questions table; its test split is answered")
+    preferences: TableRef | None = Field(None, description="preferences table; its test pairs are scored")
+    limit: int | None = Field(None, ge=1, description="questions to answer; none takes all")
+    pair_limit: int | None = Field(None, ge=1, description="pairs to score; none takes all")
+    max_new_tokens: int = Field(48, ge=1, description="longest answer, in tokens")
+    engine: EngineConfig = Field(EngineConfig(), description="the engines that answer")
+
+
+def main(config: Evaluate, run: "Run") -> "Result":
+    """Return the metrics, and the file with every answer and its judgement."""
+    from components.data.chat import ChatTemplate
+    from components.models import sources
+    from components.orchestration.cluster import ray_session
+    from components.tracking.run import Result
+
+    if config.questions is None and config.preferences is None:
+        raise UserError("there is nothing to evaluate: give questions, preferences or both")
+    model = sources.resolve(config.model, run.cache)
+    template = ChatTemplate.from_folder(model)
+    evaluation: dict[str, dict[str, float]] = {}
+    outputs: dict[str, Any] = {"name": config.name, "evaluation": evaluation}
+    if config.preferences:
+        evaluation.update(score_pairs(config, run, model, template))
+    if config.questions:
+        with ray_session(config.ray):
+            metrics, outputs["answers"] = answer(config, run, model, template)
+        evaluation.update(metrics)
+    return Result(outputs, {name: values["mean"] for name, values in evaluation.items()})
+
+
+def answer(config: Evaluate, run: "Run", model: "Path", template: "ChatTemplate") -> tuple[dict, str]:
+    """Greedy answers to the test questions, judged; written to a file as well."""
+    from components.data import evaluation
+    from components.models import engine
+
+    assert config.questions is not None
+    questions = evaluation.held_out(config.questions, config.limit)
+    run.log_dataset("questions", config.questions, "evaluation")
+    prompts = [{"prompt_ids": template.prompt_ids(question["prompt"])} for question in questions]
+    sampling = Sampling(max_new_tokens=config.max_new_tokens)
+    answers = engine.sample(prompts, model, sampling, config.engine, seed=config.seed)
+    path = run.dir / "answers.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False) for row in evaluation.judged_rows(questions, answers)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run.log_artifact(path)
+    return evaluation.evaluate_answers(questions, answers, seed=config.seed), str(path)
+
+
+def score_pairs(config: Evaluate, run: "Run", model: "Path", template: "ChatTemplate") -> dict:
+    """The share of held-out pairs that the model ranks as the judge (or the person) did."""
+    from components.data import evaluation
+    from components.models import prefix_scores
+
+    assert config.preferences is not None
+    pairs = evaluation.held_out(config.preferences, config.pair_limit)
+    run.log_dataset("preferences", config.preferences, "evaluation")
+    coded = [template.pair(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in pairs]
+    answers = [(pair.chosen_ids, pair.rejected_ids) for pair in coded]
+    sums = prefix_scores.score_folder(model, [pair.prompt_ids for pair in coded], answers)
+    per_token = [
+        [score / len(ids) for score, ids in zip(*both, strict=True)] for both in zip(sums, answers, strict=True)
+    ]
+    return evaluation.evaluate_pairs(
+        pairs, [own[0] for own in per_token], [own[1] for own in per_token], seed=config.seed
+    )
+
+
+if __name__ == "__main__":
+    from components.orchestration.entry import entry
+
+    entry(Evaluate, main)

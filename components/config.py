@@ -67,7 +67,8 @@ class RayConfig(Config):
     """Which Ray cluster a workflow run by itself uses; inside a Ray job it is always the job's own."""
 
     address: str | None = Field(None, description="address of a running cluster; none starts a local one")
-    num_cpus: int | None = Field(None, ge=1, description="CPUs of a local cluster; none takes all")
+    num_cpus: int | None = Field(None, ge=1, description="CPUs of a local cluster; none takes what size says")
+    size: str | None = Field(None, description="file with a local cluster's size, such as clusters/laptop.yaml")
 
 
 class WorkflowConfig(Config):

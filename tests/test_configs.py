@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.config import load, to_yaml
+from components.config import RayConfig, load, to_yaml
+from components.orchestration.cluster import local_size
 from components.orchestration.graph import order
 from components.orchestration.schedule import check_steps
 from workflows.pipeline import Pipeline, schema_of
@@ -75,3 +76,9 @@ def test_plan_starts_nothing(path: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "step key" in done.stdout
     assert not storage.exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "clusters").glob("*.yaml")), ids=lambda path: path.name)
+def test_a_local_clusters_size_is_valid(path: Path) -> None:
+    assert local_size(RayConfig(size=str(path))).object_store_gib
+    assert local_size(RayConfig(size=str(path), num_cpus=3)).num_cpus == 3

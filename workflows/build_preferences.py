@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.config import Field, InputPath, ModelRef, TableRef, UserError, WorkflowConfig
+from components.data.contexts import QuestionConfig
 from components.data.pairs import PairConfig
-from components.data.questions import QuestionConfig
 from components.data.selection import Sizes
 from components.models.engine import EngineConfig, Sampling
 

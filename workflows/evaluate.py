@@ -76,13 +76,8 @@ def score_pairs(config: Evaluate, run: "Run", model: "Path", template: "ChatTemp
     run.log_dataset("preferences", config.preferences, "evaluation")
     coded = [template.pair(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in pairs]
     answers = [(pair.chosen_ids, pair.rejected_ids) for pair in coded]
-    sums = prefix_scores.score_folder(model, [pair.prompt_ids for pair in coded], answers)
-    per_token = [
-        [score / len(ids) for score, ids in zip(*both, strict=True)] for both in zip(sums, answers, strict=True)
-    ]
-    return evaluation.evaluate_pairs(
-        pairs, [own[0] for own in per_token], [own[1] for own in per_token], seed=config.seed
-    )
+    means = prefix_scores.mean_logprobs(model, [pair.prompt_ids for pair in coded], answers)
+    return evaluation.evaluate_pairs(pairs, means, seed=config.seed)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from components.config import Field, ModelRef, TableRef, WorkflowConfig
 from components.models.adapters import AdapterConfig
 from components.training.deepspeed import DeepSpeedConfig
-from components.training.preference import LossConfig
+from components.training.preference import LossConfig, PreferenceOptimConfig
 from components.training.reference import ScoringConfig
-from components.training.settings import OptimConfig, SaveConfig, ScaleConfig
+from components.training.settings import SaveConfig, ScaleConfig
 
 if TYPE_CHECKING:
     from components.tracking.run import Result, Run
@@ -26,7 +26,7 @@ class TrainDpo(WorkflowConfig):
     loss: LossConfig = Field(LossConfig(), description="the loss of a pair")
     scoring: ScoringConfig = Field(ScoringConfig(), description="how the reference is run over the pairs")
     adapter: AdapterConfig = Field(AdapterConfig(), description="what is trained")
-    optim: OptimConfig = Field(OptimConfig(learning_rate=1e-4), description="how the weights are updated")
+    optim: PreferenceOptimConfig = Field(PreferenceOptimConfig(), description="how the weights are updated")
     deepspeed: DeepSpeedConfig = Field(DeepSpeedConfig(), description="how training is sharded")
     scale: ScaleConfig = Field(ScaleConfig(), description="workers")
     save: SaveConfig = Field(SaveConfig(), description="checkpoints")

@@ -70,20 +70,13 @@ def evaluate_answers(
 
 
 def evaluate_pairs(
-    pairs: Sequence[Mapping[str, Any]],
-    chosen_logprobs: Sequence[float],
-    rejected_logprobs: Sequence[float],
-    *,
-    seed: int = 0,
+    pairs: Sequence[Mapping[str, Any]], logprobs: Sequence[Sequence[float]], *, seed: int = 0
 ) -> Metrics:
     """preference_accuracy: share of pairs whose chosen answer has the higher log-probability per token.
 
-    The log-probabilities are means over the tokens: with sums, a one-line abstention would beat every answer,
-    whatever the model prefers. No reference model is subtracted, so a base model can be measured, too. Pairs
-    with the same prompt are drawn together; a tie counts half.
+    `logprobs` holds (chosen, rejected) of each pair: natural log, means over the tokens. With sums, a one-line
+    abstention would beat every answer, whatever the model prefers. No reference model is subtracted, so a base
+    model can be measured, too. Pairs with the same prompt are drawn together; a tie counts half.
     """
-    wins = [
-        1.0 if good > bad else 0.5 if good == bad else 0.0
-        for good, bad in zip(chosen_logprobs, rejected_logprobs, strict=True)
-    ]
+    wins = [1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0 for chosen, rejected in logprobs]
     return {"preference_accuracy": interval([wins], [pair["prompt_id"] for pair in pairs], seed=seed)}

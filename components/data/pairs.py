@@ -16,6 +16,9 @@ class PairConfig(Config):
 
     per_prompt: int = Field(2, ge=1, description="most pairs with the same prompt")
     margin: float = Field(0.2, gt=0, le=1, description="least difference of the two scores")
+    sampled_share: float = Field(
+        0.4, ge=0, le=1, description="share of pairs whose worse answer is the model's, as far as it has any"
+    )
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def make_pairs(
     """At most `limit` rows of the `preferences` table: the best answer against worse ones.
 
     `samples` holds the model's answers by prompt id. Every prompt gives one pair before any gives a second;
-    samples and the ways of spoiling an answer take turns, so that no way of being wrong dominates.
+    the ways of spoiling an answer take turns, so that none dominates.
     """
     used: Counter[str] = Counter()
     worse: dict[str, list[Candidate]] = {}
@@ -91,7 +94,8 @@ def make_pairs(
             if len(pairs) == limit:
                 return pairs
             if options:
-                pick = min(options, key=lambda c: (used[c.source], c.text))
+                wants_sample = used["sample"] < config.sampled_share * (len(pairs) + 1)
+                pick = min(options, key=lambda c: ((c.source == "sample") != wants_sample, used[c.source], c.text))
                 options.remove(pick)
                 used[pick.source] += 1
                 pairs.append(_pair(question, best[question.prompt_id], pick))

@@ -78,7 +78,7 @@ def parse_pair(record: Mapping[str, Any], where: str) -> tuple[list[dict[str, st
         prompt = _dialogue(given, where) if _TURN.match(given) else [_message("user", given)]
         if prompt[-1]["role"] == "assistant" and not prompt[-1]["content"]:
             prompt = prompt[:-1]
-        return _checked(prompt, *(_own_text(side, given) for side in sides), where)
+        return _checked(prompt, _own_text(sides[0], given), _own_text(sides[1], given), where)
     chats = [_messages(side, where, "assistant") for side in sides]
     if given is None:
         return _common_prompt(chats, where)
@@ -143,9 +143,9 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    open_text = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened as lines:
+        with open_text(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield f"{path} line {number}", _object(line, f"{path} line {number}")

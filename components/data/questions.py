@@ -1,78 +1,25 @@
-"""Questions made from passages: several over the same few passages, some of which those cannot answer.
+"""Questions made from passages: several over the same few passages, some of which those cannot answer."""
 
-A context is a few similar passages shown together, and some more that are withheld. No passage is in two
-contexts, so contexts are what train and test are split by and what the bootstrap draws.
-"""
-
-import json
-import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
-from components.config import Config, Field, UserError
-from components.data.grounding import ABSTENTION, SYSTEM, grounded_messages, passages_block, shown
+from components.config import UserError
+from components.data.contexts import Context, Fact, QuestionConfig, make_contexts, usable_facts
+from components.data.grounding import ABSTENTION, SYSTEM, grounded_messages, passages_block
 from components.data.judge import content_words, judge
 from components.data.records import Question, content_hash
-from components.data.sentences import Ask, clip, mentions, prose_asks, sentences, symbol_asks
+from components.data.sentences import Ask, mentions
 from components.data.split import split_of
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SHARES = {"what": 0.3, "which": 0.35, "detail": 0.35}  # of the answerable questions
 MISSING_SHARES = {"missing_what": 0.2, "missing_which": 0.45, "missing_detail": 0.35}  # of the others
 _SAME_AS = {"cloze": "which", "missing_cloze": "missing_which"}
-_TOO_CLOSE = 0.97  # cosine: such passages say the same
 _GIVEN_AWAY = 0.8  # share of a question's words in another passage from which on two passages fit
 _DERIVABLE = 0.6  # the same for what no passage may hold
-COLUMNS = ["passage_id", "text", "source", "title", "group", "symbol", "metadata", "vector"]
-
-
-class QuestionConfig(Config):
-    """How questions are made from passages."""
-
-    shown_passages: int = Field(3, ge=2, le=9, description="passages in a prompt")
-    passage_words: int = Field(45, ge=10, description="longest passage in a prompt, in words, by whole sentences")
-    withheld_passages: int = Field(2, ge=1, le=9, description="similar passages that questions ask for in vain")
-    per_context: int = Field(4, ge=1, le=8, description="questions over the same passages")
-    answerable_share: float = Field(0.55, gt=0, lt=1, description="share of questions that have an answer")
-    cut_share: float = Field(0.6, ge=0, le=1, description="share of contexts with a passage cut to one sentence")
-    test_share: float = Field(0.35, gt=0, lt=1, description="share of contexts that no training may see")
-    split_salt: str = Field("", description="another value gives another split")
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A passage that questions can be asked about."""
-
-    passage_id: str
-    name: str  # its symbol, else its title
-    source: str
-    group: str
-    parts: tuple[str, ...]  # its sentences, as far as prompts show them
-    asks: tuple[Ask, ...]
-    is_symbol: bool
-    vector: "np.ndarray"  # unit length
-
-    def shown(self, n_parts: int | None = None) -> str:
-        """The passage as prompts show it, or only its first sentences."""
-        return shown(" ".join(self.parts[:n_parts]), self.name)
-
-
-@dataclass(frozen=True)
-class Context:
-    """Passages shown together in this order, some withheld, and the index of the one cut to a sentence."""
-
-    shown: tuple[Fact, ...]
-    withheld: tuple[Fact, ...]
-    cut: int | None
-
-    def texts(self) -> list[str]:
-        """The passages as the prompt shows them."""
-        return [fact.shown(1 if i == self.cut else None) for i, fact in enumerate(self.shown)]
+COLUMNS = ["passage_id", "doc_id", "text", "start", "end", "source", "title", "group", "symbol", "metadata", "vector"]
 
 
 def make_questions(passages: Sequence[Mapping[str, Any]], config: QuestionConfig, seed: int) -> list[list[Question]]:
@@ -95,70 +42,14 @@ def make_questions(passages: Sequence[Mapping[str, Any]], config: QuestionConfig
     return made
 
 
-def usable_facts(passages: Sequence[Mapping[str, Any]], max_words: int) -> list[Fact]:
-    """The passages that open with prose and say something that no earlier one said."""
-    import numpy as np
-
-    parsed = [(row, clip(sentences(_body(row), opening=bool(row["symbol"])), max_words)) for row in passages]
-    parsed = [(row, parts) for row, parts in parsed if parts and len(content_words(parts[0])) >= 3]
-    parsed.sort(key=lambda pair: pair[0]["passage_id"])
-    seen: set[str] = set()
-    frequency = Counter(word for _, parts in parsed for word in {w.lower() for p in parts for w in p.split()})
-    facts = []
-    for row, parts in parsed:
-        opening = " ".join(sorted(content_words(parts[0])))
-        if opening in seen:
-            continue
-        seen.add(opening)
-        vector = np.asarray(row["vector"], dtype=np.float32)
-        asks = _asks(row, parts, frequency, len(parsed))
-        facts.append(
-            Fact(
-                row["passage_id"],
-                row["symbol"] or row["title"] or "",
-                row["source"],
-                row["group"] or "",
-                tuple(parts),
-                tuple(asks),
-                bool(row["symbol"]),
-                vector / max(float(np.linalg.norm(vector)), 1e-9),
-            )
-        )
-    return facts
-
-
-def make_contexts(facts: Sequence[Fact], config: QuestionConfig, rng: random.Random) -> list[Context]:
-    """Disjoint contexts of similar passages: first within each group, then among what is left over."""
-    groups: dict[str, list[Fact]] = {}
-    for fact in facts:
-        groups.setdefault(fact.group, []).append(fact)
-    contexts: list[Context] = []
-    leftover: list[Fact] = []
-    for name in sorted(groups):
-        made, rest = _gather(groups[name], config, rng)
-        contexts += made
-        leftover += rest
-    contexts += _gather(leftover, config, rng)[0]
-    rng.shuffle(contexts)
-    return contexts
-
-
 def ask_over(context: Context, config: QuestionConfig, counts: Counter[str], rng: random.Random) -> list[Question]:
     """Up to `per_context` questions over one context; `counts` keeps the kinds balanced over all contexts."""
     candidates = _candidates(context)
     rng.shuffle(candidates)
-    wanted = {kind: share * config.answerable_share for kind, share in SHARES.items()}
-    wanted |= {kind: share * (1 - config.answerable_share) for kind, share in MISSING_SHARES.items()}
     split = split_of(SYSTEM + passages_block(context.texts()), config.test_share, config.split_salt)
     chosen: list[Question] = []
     while candidates and len(chosen) < config.per_context:
-        total = sum(counts.values())
-
-        def lacking(item: tuple[str, Ask, int]) -> float:
-            kind = _SAME_AS.get(item[0], item[0])
-            return wanted[kind] * (total + 1) - counts[kind]  # noqa: B023 (used at once)
-
-        kind, ask, target = max(candidates, key=lacking)
+        kind, ask, target = _most_lacking(candidates, config.answerable_share, counts)
         candidates = [c for c in candidates if c[1] is not ask]
         question = _question(context, kind, ask, target, split)
         if judge(question.reference, question).score == 1.0:
@@ -167,58 +58,26 @@ def ask_over(context: Context, config: QuestionConfig, counts: Counter[str], rng
     return chosen
 
 
+def _most_lacking(
+    candidates: Sequence[tuple[str, Ask, int]], answerable_share: float, counts: Mapping[str, int]
+) -> tuple[str, Ask, int]:
+    """The candidate whose side (answerable or not), and then whose kind, is furthest below its share."""
+    answerable = sum(counts.get(kind, 0) for kind in SHARES)
+    total = sum(counts.get(kind, 0) for kind in (*SHARES, *MISSING_SHARES))
+
+    def lacking(item: tuple[str, Ask, int]) -> tuple[bool, float]:
+        kind = _SAME_AS.get(item[0], item[0])
+        wants_answerable = answerable < answerable_share * (total + 1)
+        if kind in SHARES:
+            return wants_answerable, SHARES[kind] * (answerable + 1) - counts.get(kind, 0)
+        return not wants_answerable, MISSING_SHARES[kind] * (total - answerable + 1) - counts.get(kind, 0)
+
+    return max(candidates, key=lacking)
+
+
 def context_id(question: Question) -> str:
     """What questions over the same passages have in common: a hash of the passages as shown."""
     return content_hash(*(passage["text"] for passage in question.passages))
-
-
-def _body(row: Mapping[str, Any]) -> str:
-    """The passage's text without the title or symbol that it may repeat at its head."""
-    text = row["text"].strip()
-    for head in (row["symbol"], row["title"]):
-        if head and text.startswith(head):
-            rest = text[len(head) :].lstrip()
-            if rest[:1] in (":", "\n", "—", "-") or text[len(head)] == "\n":
-                return rest.lstrip(":—- \n")
-    return text
-
-
-def _asks(row: Mapping[str, Any], parts: list[str], frequency: Counter[str], total: int) -> list[Ask]:
-    """The questions that one passage can answer."""
-    if row["symbol"]:
-        kind = json.loads(row["metadata"] or "{}").get("kind", "name")
-        noun = kind if kind in ("function", "method", "class") else "name"
-        return symbol_asks(row["symbol"], noun, row["group"] or "", parts)
-
-    def rarity(word: str) -> float:
-        return math.log(total / frequency[word]) if frequency[word] > 1 else 0.0
-
-    return prose_asks(row["title"] or "", parts, rarity)
-
-
-def _gather(facts: list[Fact], config: QuestionConfig, rng: random.Random) -> tuple[list[Context], list[Fact]]:
-    """Contexts of nearest neighbours, and the facts that were too few or too alike for another one."""
-    import numpy as np
-
-    size = config.shown_passages + config.withheld_passages
-    pool = list(facts)
-    rng.shuffle(pool)
-    contexts, rest = [], []
-    while len(pool) >= size:
-        first = pool.pop()
-        similarity = np.stack([fact.vector for fact in pool]) @ first.vector
-        near: list[int] = [int(i) for i in np.argsort(-similarity, kind="stable") if similarity[i] < _TOO_CLOSE]
-        if len(near) < size - 1:
-            rest.append(first)
-            continue
-        members = [first, *(pool[i] for i in near[: size - 1])]
-        pool = [fact for i, fact in enumerate(pool) if i not in set(near[: size - 1])]
-        rng.shuffle(members)
-        together, withheld = members[: config.shown_passages], members[config.shown_passages :]
-        longer = [i for i, fact in enumerate(together) if any(ask.position for ask in fact.asks)]
-        cut = rng.choice(longer) if longer and rng.random() < config.cut_share else None
-        contexts.append(Context(tuple(together), tuple(withheld), cut))
-    return contexts, rest + pool
 
 
 def _candidates(context: Context) -> list[tuple[str, Ask, int]]:

@@ -117,5 +117,5 @@ def _check(selection: Selection) -> None:
     if not selection.compared:
         raise UserError("too few training questions to compare answers: index more documents, or lower sizes")
     refuse_leaks([q.prompt_id for q in train], [q.prompt_id for q in selection.test], "prompts")
-    passages = [[p["passage_id"] for q in side for p in q.passages] for side in (train, selection.test)]
-    refuse_leaks(*passages, "passages")
+    shown, shown_test = ([p["passage_id"] for q in side for p in q.passages] for side in (train, selection.test))
+    refuse_leaks(shown, shown_test, "passages")

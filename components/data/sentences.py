@@ -26,6 +26,8 @@ _VERB = (
 )
 _SUBJECT = re.compile(rf"^([\w`*'./() -]{{3,60}}?) {_VERB}")
 _SAYS = re.compile(rf"\b{_VERB}|^(?:This|It|Describes|Pass|Use|Works|Supports)\b")
+_FINITE = re.compile(r"\b(?:is|are|was|can|will|should|must|has|have|needs|occurred|failed)\b")
+_POINTS_ON = re.compile(r"\b(?:following|follows|below|above|Unless explicitly)\b")  # the answer is elsewhere
 _DANGLING = re.compile(r"\b(?:always|also|only|to|and|or|not|of|by|that|which)$")
 
 
@@ -72,17 +74,18 @@ def clip(parts: list[str], max_words: int) -> list[str]:
 
 
 def symbol_asks(symbol: str, noun: str, group: str, parts: list[str]) -> list[Ask]:
-    """Questions about a named thing (`noun`: function, method, class, name) described by `parts`."""
-    asks = [Ask("what", f"What does `{symbol}` do?" if noun != "class" else f"What is `{symbol}`?", _end(parts[0]), 0)]
+    """Questions about a named thing (`noun`: function, method, class, module, name) described by `parts`."""
+    purpose = f"What is `{symbol}`?" if noun in ("class", "module") else f"What does `{symbol}` do?"
+    asks = [Ask("what", purpose, _end(parts[0]), 0)]
     described = description(parts[0], noun)
-    if described and group and not mentions(symbol, parts[0]):
+    if described and group and noun != "module" and not mentions(symbol, parts[0]):
         place = f"the `{group}` module" if noun != "method" else f"`{symbol.rsplit('.', 1)[0]}`"
         question = f"Which {noun} of {place} {described}?"
         asks.append(Ask("which", question, f"It is `{symbol}`.", 0))
     for position, sentence in enumerate(parts[1:], 1):
-        question = detail(sentence, f"`{symbol}`", parts[0], alone=len(parts) == 2)
-        if question:
-            asks.append(Ask("detail", question, _end(sentence), position))
+        asked = detail(sentence, f"`{symbol}`", parts[0], alone=len(parts) == 2)
+        if asked:
+            asks.append(Ask("detail", asked, _end(sentence), position))
     return asks
 
 
@@ -109,11 +112,7 @@ def description(sentence: str, noun: str) -> str | None:
         return f"{third_person(first)} {rest}"
     if first.endswith("s") and (first[:-1] in VERBS or first[:-2] in VERBS):
         return f"{first} {rest}"
-    if (
-        noun != "class"
-        or re.search(r"\b(is|are|was|can|will|should|must|has|have|needs|occurred|failed)\b", sentence)
-        or len(words) < 4
-    ):
+    if noun != "class" or _FINITE.search(sentence) or len(words) < 4:
         return None
     if first in ("a", "an", "the"):
         return f"is {first} {rest}"
@@ -145,6 +144,8 @@ def detail(sentence: str, about: str, first: str, *, alone: bool) -> str | None:
     using = f"With {about}, what" if named else "What"
     early, late = _CONDITION.match(sentence), _LATE_CONDITION.match(sentence)
     effect, subject = _EFFECT.match(sentence), _SUBJECT.match(sentence)
+    if _POINTS_ON.search(sentence):
+        return None
     if early:
         return f"{using} happens {early[1].lower()} {early[2]}?"
     if effect and named:
@@ -232,7 +233,7 @@ def _telling_word(sentence: str, rarity: Callable[[str], float]) -> str | None:
     """The rarest longer word of a sentence, if it occurs once in it."""
     words = re.findall(r"[A-Za-z][A-Za-z-]{4,}", sentence)
     unique = [w for w in words if len(re.findall(re.escape(w), sentence, re.IGNORECASE)) == 1]
-    return max(unique, key=lambda w: (rarity(w.lower()), w), default=None) if len(words) >= 5 else None
+    return max(unique, key=lambda w: (rarity(w.lower()), w), default=None) if len(sentence.split()) >= 6 else None
 
 
 def _decapitalized(text: str) -> str:

@@ -3,13 +3,16 @@
 A reference is ``<folder or URI>#<table>@<version>``; without ``@<version>`` it means the latest.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from components.config import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _KEYS_PER_DELETE = 500
 
@@ -86,7 +89,9 @@ def write(uri: str, name: str, rows: Sequence[dict[str, Any]] | pa.Table, *, sch
         UserError: the table exists with other columns.
         ValueError: a row lacks a column, or has one that the schema does not know.
     """
-    batch = _as_table(rows, schema)
+    from components.data.schemas import as_table
+
+    batch = as_table(rows, schema)
     table = _open_latest(uri, name)
     if table is None:
         table = connect(uri).create_table(name, schema=schema, exist_ok=True)
@@ -102,7 +107,9 @@ def write(uri: str, name: str, rows: Sequence[dict[str, Any]] | pa.Table, *, sch
 
 def overwrite(uri: str, name: str, rows: Sequence[dict[str, Any]] | pa.Table, schema: pa.Schema) -> str:
     """Replace the table's rows and columns in one commit; older versions stay readable. Return its pinned ref."""
-    table = connect(uri).create_table(name, data=_as_table(rows, schema), schema=schema, mode="overwrite")
+    from components.data.schemas import as_table
+
+    table = connect(uri).create_table(name, data=as_table(rows, schema), schema=schema, mode="overwrite")
     return make_ref(uri, name, table.version)
 
 
@@ -192,12 +199,15 @@ def search_vector(ref: Any, vector: Sequence[float], k: int, where: str | None =
     """Return the ``k`` nearest rows, best first, each with ``score`` = cosine similarity in [-1, 1].
 
     ``ref`` is a reference or an opened table. The search is exact; ``where`` is applied before it.
+
+    Raises:
+        UserError: bad ``where``.
     """
     table = open_table(ref) if isinstance(ref, str) else ref
     columns = [name for name in table.schema.names if name != "vector"]
     query = table.search(list(vector), vector_column_name="vector").distance_type("cosine").limit(k)
     query = query.bypass_vector_index().select([*columns, "_distance"])
-    rows = (query.where(where, prefilter=True) if where else query).to_list()
+    rows = _found(query, table, where)
     for row in rows:
         row["score"] = 1.0 - row.pop("_distance")
     return rows
@@ -209,15 +219,16 @@ def search_text(ref: Any, query: str, k: int, where: str | None = None, column: 
     ``ref`` is a reference or an opened table. The query is words, no syntax; ``where`` is applied before.
 
     Raises:
-        UserError: the column has no full text index.
+        UserError: the column has no full text index, or bad ``where``.
     """
     from lancedb.query import MatchQuery
 
     table = open_table(ref) if isinstance(ref, str) else ref
     require_fulltext(table, column)
     columns = [name for name in table.schema.names if name != "vector"]
-    found = table.search(MatchQuery(query, column), query_type="fts").limit(k).select([*columns, "_score"])
-    rows = (found.where(where, prefilter=True) if where else found).to_list()
+    words = MatchQuery(query, column)  # type: ignore[call-arg]  # its defaults are hidden from mypy
+    found = table.search(words, query_type="fts").limit(k).select([*columns, "_score"])
+    rows = _found(found, table, where)
     for row in rows:
         row["score"] = row.pop("_score")
     return rows
@@ -234,6 +245,15 @@ def _open_latest(uri: str, name: str) -> Any | None:
         raise
 
 
+def _found(query: Any, table: Any, where: str | None) -> list[dict[str, Any]]:
+    try:
+        return (query.where(where, prefilter=True) if where else query).to_list()
+    except ValueError as error:
+        if where is None:
+            raise
+        raise UserError(f"cannot search table '{table.name}' where {where}: {_first_line(error)}") from error
+
+
 def _has_fulltext(table: Any, column: str) -> bool:
     return any(index.index_type == "FTS" and index.columns == [column] for index in table.list_indices())
 
@@ -241,32 +261,6 @@ def _has_fulltext(table: Any, column: str) -> bool:
 def _unindexed_rows(table: Any, column: str) -> int:
     name = next(index.name for index in table.list_indices() if index.columns == [column])
     return table.index_stats(name).num_unindexed_rows
-
-
-def _as_table(rows: Sequence[dict[str, Any]] | pa.Table, schema: pa.Schema) -> pa.Table:
-    if isinstance(rows, pa.Table):
-        if set(rows.schema.names) != set(schema.names):
-            raise ValueError(f"got columns {rows.schema.names}, expected {schema.names}")
-        return rows.select(schema.names).cast(schema)
-    for number, row in enumerate(rows):
-        for column in schema:
-            if column.name not in row:
-                raise ValueError(f"row {number} lacks the column '{column.name}'")
-        _refuse_unknown(row, schema, f"row {number}")
-    return pa.Table.from_pylist(list(rows), schema=schema)
-
-
-def _refuse_unknown(value: Any, shape: Any, where: str) -> None:
-    """Refuse keys that Arrow would drop without a word, at any depth."""
-    if isinstance(shape, pa.ListType):
-        for item in value or ():
-            _refuse_unknown(item, shape.value_type, where)
-    elif isinstance(shape, (pa.StructType, pa.Schema)) and value is not None:
-        names = {field.name: field.type for field in shape}
-        for key, item in value.items():
-            if key not in names:
-                raise ValueError(f"{where} has '{key}', which is not one of {', '.join(names)}")
-            _refuse_unknown(item, names[key], f"{where}, column '{key}'")
 
 
 def _check_same_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:

@@ -12,6 +12,11 @@ from components.config import Config, Field, UserError
 if TYPE_CHECKING:
     from peft import PeftConfig
 
+PROBES = (
+    "What does os.path.join do?",
+    "Write one sentence about the sea.",
+    "[1] A stack is last in, first out. [2] A queue is first in, first out.\nWhich one serves the oldest item?",
+)
 PARITY_TOLERANCE = 1e-3  # nats: float32 rounding through some tens of layers stays two digits below it
 
 
@@ -60,6 +65,8 @@ def merge(
 ) -> MergeReport:
     """Write base + adapter as one model folder to ``target``, if the merged model computes the same.
 
+    ``target`` should be a temporary name: a kill leaves it half-written.
+
     Args:
         probes: token ids of the prompts on which both are compared.
         dtype: number format of the weights that are written.
@@ -103,13 +110,16 @@ def _log_probs(model: Any, ids: Sequence[int]) -> Any:
     return logits_1TV[0].float().log_softmax(-1)
 
 
+def move(made: Path, target: Path) -> None:
+    """Put a finished folder where ``target`` was."""
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(made, target)
+
+
 def _write(model: Any, base: Path, target: Path) -> None:
-    """Save weights, config and the base's tokenizer files to ``target``, whole or not at all."""
+    """Save weights, config and the base's tokenizer files to ``target``."""
     from components.models.load import load_tokenizer
 
-    half = target.with_name(f".{target.name}.half")
-    shutil.rmtree(half, ignore_errors=True)
-    model.save_pretrained(half)
-    load_tokenizer(base).save_pretrained(half)
     shutil.rmtree(target, ignore_errors=True)
-    os.replace(half, target)
+    model.save_pretrained(target)
+    load_tokenizer(base).save_pretrained(target)

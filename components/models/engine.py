@@ -78,7 +78,7 @@ def _sampling_params(sampling: Sampling, seed: int) -> dict:
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_new_tokens,
-        "seed": seed,
+        **({"seed": seed} if sampling.temperature > 0 else {}),
     }
 
 
@@ -134,12 +134,20 @@ def _engine_kwargs(engine: EngineConfig, on_gpu: bool) -> dict:
     }
     if on_gpu:
         return kwargs | {"gpu_memory_utilization": engine.gpu_memory_share}
-    return kwargs | {"enforce_eager": True, "dtype": "bfloat16"}
+    # A seeded request whose prompt is computed in pieces kills a CPU engine (vLLM 0.32 rewinds the random state
+    # of the piece, which a CPU generator cannot do), so prompts are computed whole.
+    whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, engine.max_model_len)}
+    return kwargs | whole | {"enforce_eager": True, "dtype": "bfloat16", "block_size": 32}
 
 
 def _threads(engine: EngineConfig) -> int:
-    """Threads of one CPU engine: its share of this machine unless the config says."""
-    return engine.cpus_per_engine or max(1, len(os.sched_getaffinity(0)) // engine.engines)
+    """Threads of one CPU engine: its share of the largest machine unless the config says."""
+    import ray
+
+    offered = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    if len(ray.nodes()) == 1:
+        offered = min(offered, len(os.sched_getaffinity(0)))
+    return engine.cpus_per_engine or max(1, offered // engine.engines)
 
 
 def _cpu_environment(engine: EngineConfig, threads: int) -> dict[str, str]:
@@ -155,11 +163,13 @@ def _cpu_environment(engine: EngineConfig, threads: int) -> dict[str, str]:
     cores = sorted(os.sched_getaffinity(0))[:threads]
     return {
         "VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib),
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)) if alone else "nobind",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(threads),
+        **({"OMP_PLACES": "{" + ",".join(map(str, cores)) + "}", "OMP_PROC_BIND": "true"} if alone else {}),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
-        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.models.load import load_model, set_threads
 from components.models.logprobs import completion_logprobs, score_completions
@@ -19,15 +19,21 @@ if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
 
-def score_folder(
+def mean_logprobs(
     folder: Path, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]
 ) -> list[list[float]]:
-    """`score_with_shared_prefixes` with the model in `folder`, on the GPU where there is one."""
+    """Mean of log p over each answer's tokens under the model in `folder`, on the GPU where there is one."""
     import torch
 
     set_threads(len(os.sched_getaffinity(0)))
-    model = load_model(folder)
-    return score_with_shared_prefixes(model.to("cuda") if torch.cuda.is_available() else model, prompts, answers)
+    model: Any = load_model(folder)
+    if torch.cuda.is_available():
+        model = model.to("cuda")
+    sums = score_with_shared_prefixes(model, prompts, answers)
+    return [
+        [total / len(answer) for total, answer in zip(totals, own, strict=True)]
+        for totals, own in zip(sums, answers, strict=True)
+    ]
 
 
 def score_with_shared_prefixes(
@@ -43,7 +49,7 @@ def score_with_shared_prefixes(
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
-    cache = DynamicCache(config=model.config)
+    cache: Cache = DynamicCache(config=model.config)
     if any(type(layer) is not DynamicLayer for layer in cache.layers):
         return _score_whole(model, prompts, answers)
     scores: list[list[float]] = [[] for _ in prompts]

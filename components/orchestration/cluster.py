@@ -17,12 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.config import CPU_ENV, RayConfig
+from components.config import CPU_ENV, Config, Field, RayConfig, load
 
 logger = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 _START_TIMEOUT_S = 120
 _STOP_TIMEOUT_S = 30
+_PREFIX = "raylign-"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,23 @@ class LocalCluster:
 
     dashboard: str
     pid: int
+
+
+class ClusterSize(Config):
+    """A local cluster's size: what the files that ``ray.size`` names hold."""
+
+    num_cpus: int | None = Field(None, ge=1, description="CPUs; none takes every core")
+    object_store_gib: float | None = Field(None, gt=0, description="shared memory; none takes Ray's default")
+
+
+def local_size(config: RayConfig) -> ClusterSize:
+    """Return the size of the local cluster that ``config`` asks for.
+
+    Raises:
+        UserError: the file that ``config.size`` names is missing or wrong.
+    """
+    size = load(ClusterSize, config.size, [])
+    return size.model_copy(update={"num_cpus": config.num_cpus}) if config.num_cpus else size
 
 
 @contextlib.contextmanager
@@ -47,7 +65,9 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         ray.init(address=config.address, runtime_env={"env_vars": worker_env})
     else:
         env = {"env_vars": {**worker_env, "PATH": path_with_python()}}
-        ray.init(num_cpus=config.num_cpus, include_dashboard=False, runtime_env=env)
+        size = local_size(config)
+        store = int(size.object_store_gib * 2**30) if size.object_store_gib else None
+        ray.init(num_cpus=size.num_cpus, object_store_memory=store, include_dashboard=False, runtime_env=env)
     try:
         yield
     finally:
@@ -55,7 +75,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def local_cluster(num_cpus: int | None) -> Iterator[LocalCluster]:
+def local_cluster(size: ClusterSize) -> Iterator[LocalCluster]:
     """Start a one-node cluster with a jobs API, free ports and its own token; stop it on the way out.
 
     The cluster dies with this process even when that is killed hard: the kernel then signals the process
@@ -63,7 +83,8 @@ def local_cluster(num_cpus: int | None) -> Iterator[LocalCluster]:
     """
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    temp_dir = tempfile.mkdtemp(prefix="raylign-")  # short: the path of a Unix socket has 107 characters
+    _sweep()
+    temp_dir = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")  # short: a Unix socket's path has 107 characters
     dashboard_port = _free_port()
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
@@ -71,7 +92,8 @@ def local_cluster(num_cpus: int | None) -> Iterator[LocalCluster]:
         *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"),
         *(f"--ray-client-server-port={_free_port()}", f"--dashboard-agent-listen-port={_free_port()}"),
         *("--node-ip-address=127.0.0.1",),
-        *((f"--num-cpus={num_cpus}",) if num_cpus else ()),
+        *((f"--num-cpus={size.num_cpus}",) if size.num_cpus else ()),
+        *((f"--object-store-memory={int(size.object_store_gib * 2**30)}",) if size.object_store_gib else ()),
     ]
     log_path = Path(temp_dir) / "start.log"
     with log_path.open("w") as log:
@@ -100,6 +122,16 @@ def path_with_python() -> str:
 
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _sweep() -> None:
+    """Remove the folders of clusters whose owner was killed hard and could not do it itself."""
+    import psutil
+
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_port() -> int:

@@ -216,5 +216,5 @@ def _log_to_stderr() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
-    for noisy in ("alembic", "mlflow", "httpx", "ray.data", "urllib3", "deepspeed", "ray.dashboard", "ray._private"):
+    for noisy in ("alembic", "mlflow", "httpx", "ray.data", "urllib3", "deepspeed"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -50,6 +50,12 @@ def run_job(
     """
     from ray.job_submission import JobStatus, JobSubmissionClient
 
+    for chatty in (
+        "dashboard.modules.dashboard_sdk",
+        "_private.runtime_env.working_dir",
+        "_private.runtime_env.packaging",
+    ):
+        logging.getLogger(f"ray.{chatty}").setLevel(logging.ERROR)  # they tell which files stay at home
     client = JobSubmissionClient(address)
     env = {**CPU_ENV, COMMIT_VARIABLE: commit(), PARENT_VARIABLE: parent_run}
     env |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}

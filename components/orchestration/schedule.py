@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config import RayConfig, UserError, WorkflowConfig, check, parse, to_yaml
-from components.orchestration.cluster import local_cluster
+from components.orchestration.cluster import local_cluster, local_size
 from components.orchestration.entry import absolute
 from components.orchestration.graph import StepConfig, fill, is_reference, order
 from components.orchestration.jobs import run_job
@@ -100,7 +100,7 @@ class _LazyAddress:
 
     def get(self) -> str:
         if self._address is None:
-            self._address = self._stack.enter_context(local_cluster(self._ray.num_cpus)).dashboard
+            self._address = self._stack.enter_context(local_cluster(local_size(self._ray))).dashboard
         return self._address
 
 

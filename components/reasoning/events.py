@@ -30,7 +30,9 @@ class Found:
 class Generate(Protocol):
     """Continue a conversation; a stream of pieces or, where the client does not stream, one piece."""
 
-    def __call__(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> AsyncGenerator[Piece, None]: ...
+    def __call__(
+        self, messages: Sequence[Message], *, max_tokens: int | None = None
+    ) -> AsyncGenerator[Piece, None]: ...
 
 
 @dataclass(frozen=True)

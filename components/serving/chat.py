@@ -17,9 +17,9 @@ from components.serving.feedback import RecentRequests, Served
 from components.serving.generation import generator, merged
 from components.serving.metrics import Metrics
 from components.serving.requests import ChatRequest
-from components.serving.settings import ServedName
+from components.serving.settings import Mode, ServedName
 
-Search = Callable[[str, int, str], Awaitable[list[Passage]]]
+Search = Callable[[str, int, Mode, str | None], Awaitable[list[Passage]]]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class ChatService:
 
         async def timed(question: str) -> list[Passage]:
             with self._metrics.retrieval.time():
-                return await search(question, settings.passages, settings.mode)
+                return await search(question, settings.passages, settings.mode, settings.where)
 
         async def retrieve(question: str) -> Sequence[Passage]:
             if question not in asked:

@@ -21,5 +21,5 @@ def estimate(model: str, engine: EngineOptions) -> dict[str, Any]:
     memory = engine.replicas * (weights + engine.kv_cache_gib) + _PROCESSES_GIB
     return cpus | {
         "memory": f"{memory:.1f} GiB ({weights:.2f} GiB weights and {engine.kv_cache_gib} GiB cache a replica)",
-        "key-value cache": f"{tokens} tokens: {tokens // engine.max_model_len} requests of {engine.max_model_len} tokens",
+        "key-value cache": f"{tokens} tokens: {tokens // engine.max_model_len} requests of the longest kind",
     }

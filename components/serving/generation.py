@@ -13,7 +13,9 @@ from components.serving.requests import ChatRequest
 _TEXT_FIELDS = {"role", "content", "reasoning", "reasoning_content"}
 
 
-async def engine_parts(engine: Any, body: dict[str, Any], kind: str, retry_after_s: int) -> AsyncGenerator[dict[str, Any], None]:
+async def engine_parts(
+    engine: Any, body: dict[str, Any], kind: str, retry_after_s: int
+) -> AsyncGenerator[dict[str, Any], None]:
     """Yield what the engine's ``generate`` yields; leaving the loop early stops the generation.
 
     Raises:

@@ -1,5 +1,6 @@
 """The deployment that HTTP reaches: OpenAI's endpoints and ours over engine and index."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -13,7 +14,7 @@ from components.serving.feedback import RecentRequests, append, feedback_row
 from components.serving.generation import chunks_of, engine_parts
 from components.serving.metrics import Metrics
 from components.serving.requests import CompletionRequest, EmbeddingRequest, FeedbackRequest, SearchRequest
-from components.serving.settings import EngineOptions, ServedName
+from components.serving.settings import EngineOptions, Mode, ServedName
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,9 @@ class Ingress:
             return {**part["response"], "id": request_id, "model": request.model}
         raise ApiError(500, "The engine gave no answer.", code="internal_error")
 
-    async def completion_chunks(self, request: CompletionRequest, request_id: str) -> AsyncGenerator[dict[str, Any], None]:
+    async def completion_chunks(
+        self, request: CompletionRequest, request_id: str
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """Yield a text completion's chunks. Raises ApiError."""
         async with aclosing(self._completion_parts(request, request_id)) as parts:
             async for part in parts:
@@ -106,12 +109,12 @@ class Ingress:
         body = {**defaults, **request.model_dump(exclude_none=True), "request_id": request_id}
         return engine_parts(self._engine, body, "completion", self._retry_after_s)
 
-    async def find_passages(self, query: str, k: int, mode: str) -> list[dict[str, Any]]:
+    async def find_passages(self, query: str, k: int, mode: Mode, where: str | None = None) -> list[dict[str, Any]]:
         """Return the ``k`` best passages of the index, best first. Raises ApiError."""
         if self._search is None or not self.plan.index:
             raise ApiError(404, "This server has no index: give it one with index=….", code="no_index")
         try:
-            return await self._search.search.remote(query, k, mode)
+            return await self._search.search.remote(query, k, mode, where)
         except Exception as error:
             raise from_exception(error, self._retry_after_s) from error
 
@@ -136,8 +139,6 @@ class Ingress:
 
     async def feedback(self, request: FeedbackRequest) -> dict[str, Any]:
         """Append a row to the feedback table and return the body of ``/v1/feedback``. Raises ApiError."""
-        import asyncio
-
         served = self._recent.get(request.request_id) if request.request_id else None
         row = feedback_row(request, served)
         table = await asyncio.to_thread(append, self.plan.feedback_uri, row)
@@ -156,8 +157,6 @@ class Ingress:
 
     async def health(self) -> dict[str, Any]:
         """Return the body of ``/healthz``. Raises ApiError (503) where the engine does not answer."""
-        import asyncio
-
         try:
             await asyncio.wait_for(_answer(self._engine.load.remote()), timeout=5)
         except Exception as error:

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from components.serving.settings import Mode
+
 
 class StreamOptions(BaseModel):
     """OpenAI's ``stream_options``."""
@@ -91,7 +93,7 @@ class SearchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
     query: str = Field(min_length=1)
     k: int = Field(5, ge=1, le=100)
-    mode: Literal["vector", "text", "hybrid"] = "hybrid"
+    mode: Mode = "hybrid"
 
 
 class FeedbackRequest(BaseModel):

@@ -1,9 +1,12 @@
 """HTTP onto the ingress: paths, status codes, headers, server-sent events."""
 
+import asyncio
 import base64
+import json
 import struct
-from collections.abc import AsyncGenerator
-from typing import Any
+import uuid
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +25,7 @@ from components.serving.requests import (
     SearchRequest,
 )
 
+Result = TypeVar("Result")
 LINEAGE_HEADER = "x-raylign-lineage"
 
 
@@ -88,16 +92,17 @@ def _add_openai_routes(app: FastAPI, ingress: Ingress) -> None:
         run = ingress.chat.start(body, setup, _request_id(request, "chatcmpl"))
         headers = {LINEAGE_HEADER: setup.lineage_id}
         if body.stream:
-            return EventStream(await _begun(run.stream()), headers)
-        return JSONResponse(await run.response(), headers=headers)
+            return EventStream(await _unless_left(request, _begun(run.stream())), headers)
+        return JSONResponse(await _unless_left(request, run.response()), headers=headers)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
         headers = {LINEAGE_HEADER: ingress.setup(body.model).lineage_id}
         request_id = _request_id(request, "cmpl")
         if body.stream:
-            return EventStream(await _begun(_lines(ingress.completion_chunks(body, request_id))), headers)
-        return JSONResponse(await ingress.completion(body, request_id), headers=headers)
+            lines = _lines(ingress.completion_chunks(body, request_id))
+            return EventStream(await _unless_left(request, _begun(lines)), headers)
+        return JSONResponse(await _unless_left(request, ingress.completion(body, request_id)), headers=headers)
 
     @app.post("/v1/embeddings")
     async def embeddings(body: EmbeddingRequest) -> dict[str, Any]:
@@ -132,6 +137,25 @@ def _add_own_routes(app: FastAPI, ingress: Ingress) -> None:
         return await ingress.health()
 
 
+async def _unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return what ``work`` returns; a client that leaves before that cancels it (nobody reads the 499 then)."""
+
+    async def client_left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, watching = asyncio.create_task(work), asyncio.create_task(client_left())
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ApiError(499, "The client closed the connection.", code="client_closed_request")
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
 async def _begun(lines: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
     """Return the stream once it has its first line, so that an early failure still decides the status."""
     first = await anext(lines)
@@ -148,8 +172,6 @@ async def _begun(lines: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
 
 
 async def _lines(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
-    import json
-
     try:
         async for chunk in chunks:
             yield f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n"
@@ -160,8 +182,6 @@ async def _lines(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator
 
 def _request_id(request: Request, prefix: str) -> str:
     """Return the answer's id: the id that Serve gives every request (or the client's own) behind OpenAI's prefix."""
-    import uuid
-
     return f"{prefix}-{request.headers.get('x-request-id') or uuid.uuid4().hex}"
 
 

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from components.config import Config, Field
 
+Mode = Literal["dense", "text", "hybrid"]
+
 
 class EngineOptions(Config):
     """How the model is run; the defaults fit one machine, with or without a GPU."""
@@ -26,7 +28,8 @@ class SearchOptions(Config):
 
     passages: int = Field(3, ge=1, le=20, description="passages that go into the prompt")
     passage_words: int = Field(45, ge=10, description="longest passage in the prompt, in words, by whole sentences")
-    mode: Literal["vector", "text", "hybrid"] = Field("hybrid", description="by meaning, by words, or both")
+    mode: Mode = Field("hybrid", description="by meaning (vectors), by words (BM25), or by both, fused by rank")
+    where: str | None = Field(None, description="SQL condition on the index's columns, as corpus = 'x'")
 
 
 class ServedName(Config):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from components.config import Config, Field
 from components.data.chat import IGNORED
 from components.training.rows import Tokenized
+from components.training.settings import OptimConfig
 
 if TYPE_CHECKING:
     from trl import DPOTrainer
@@ -23,6 +24,12 @@ class LossConfig(Config):
 
     name: Literal["sigmoid"] = Field("sigmoid", description="sigmoid: DPO (arXiv 2305.18290, equation 7)")
     beta: float = Field(0.1, gt=0, description="how strongly the policy is held to the reference")
+
+
+class PreferenceOptimConfig(OptimConfig):
+    """How the weights are updated: preference losses want smaller steps than demonstrations do."""
+
+    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
 
 
 def collate_pairs(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def dpo_loop(payload: dict[str, Any]) -> dict[str, Any]:
         return {"breach": callback.breach}
     measured = eval_metrics(trainer.evaluate()) if evaluation is not None else {}
     save_trained(trainer, Path(payload["out"]))
-    return {"steps": trainer.state.global_step, "train/loss": outcome.training_loss, **measured}
+    return {"steps": trainer.state.global_step, "train/mean_loss": outcome.training_loss, **measured}
 
 
 def _trainer_class() -> "type[DPOTrainer]":

@@ -56,4 +56,4 @@ def sft_loop(payload: dict[str, Any]) -> dict[str, Any]:
         return {"breach": callback.breach}
     measured = eval_metrics(trainer.evaluate()) if evaluation is not None else {}
     save_trained(trainer, Path(payload["out"]))
-    return {"steps": trainer.state.global_step, "train/loss": outcome.training_loss, **measured}
+    return {"steps": trainer.state.global_step, "train/mean_loss": outcome.training_loss, **measured}

@@ -34,17 +34,17 @@ def storage(tmp_path_factory):
     """A storage folder with an index of three passages, made as build_index makes it."""
     from components.data.records import passage_schema
     from components.data.store import create_fulltext, write
-    from components.models.sources import resolve
-    from components.retrieval.embed import Embedder, embedder_digest
+    from components.models.sources import digest, resolve
+    from components.retrieval.embed import Embedder
 
     folder = tmp_path_factory.mktemp("served")
     model = resolve(EMBEDDER, folder / "cache")
     vectors = Embedder(model).documents(list(TEXTS.values()))
     rows = [
         {
-            "passage_id": name, "corpus": "test", "doc_id": name, "text": text, "source": name.split(".")[0], "title": name,
+            "passage_id": name, "corpus": "test", "doc_id": name, "text": text, "source": "test", "title": name,
             "group": "test", "start": 0, "end": len(text), "n_tokens": 8, "symbol": name, "metadata": "{}",
-            "embedder": embedder_digest(model), "vector": vector.tolist(),
+            "embedder": digest(model), "vector": vector.tolist(),
         }
         for (name, text), vector in zip(TEXTS.items(), vectors, strict=True)
     ]  # fmt: skip
@@ -180,7 +180,7 @@ def test_embeddings_are_the_index_embedders(client, storage):
 def test_search_finds_the_passage_that_answers(url):
     import httpx
 
-    for mode in ("vector", "text", "hybrid"):
+    for mode in ("dense", "text", "hybrid"):
         found = httpx.post(f"{url}/v1/search", json={"query": "delete a file", "k": 2, "mode": mode}).json()
         assert found["data"][0]["passage_id"] == "os.remove" and found["data"][0]["score"] > 0
         assert "vector" not in found["data"][0]

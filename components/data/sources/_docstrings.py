@@ -35,7 +35,7 @@ def main(roots: list[str]) -> None:
     if "os" in modules:
         modules["os.path"] = modules["os"].path
     seen: set[str] = set()
-    out = sys.__stdout__
+    out = sys.stdout
     # Short module names first: an object is listed under the shortest name that it is public by.
     for name in sorted(modules, key=lambda name: (name != "builtins", name.count(".") - (name == "os.path"), name)):
         for record in _records(name, modules[name]):
@@ -95,7 +95,7 @@ def _record(thing: Any, module: str, symbol: str, kind: str, signature: str) -> 
 def _written_signature(doc: str, symbol: str) -> tuple[str, str]:
     """Split a docstring that opens with ``name(…)`` or ``name(…) -> result`` on a line of its own."""
     line, _, rest = doc.partition("\n")
-    found = re.fullmatch(rf"{re.escape(symbol.rpartition('.')[2])}(\(.*\)(?: -> [\w ]+)?)", line.strip())
+    found = re.fullmatch(rf"{re.escape(symbol.rpartition('.')[2])}(\(.*\)(?: --?> [\w ]+)?)", line.strip())
     return (found[1], rest.strip("\n")) if found and rest.strip() else ("", doc)
 
 

@@ -81,17 +81,27 @@ def _read_text(path: Path) -> tuple[str, str, dict[str, Any]]:
 
 def _read_markdown(path: Path) -> tuple[str, str, dict[str, Any]]:
     text = _decode(path)
-    heading = next((line for line in text.splitlines() if line.startswith("# ")), "")
-    return text, heading.removeprefix("# ").strip(), {}
+    return text, _heading(text), {}
 
 
 def _read_html(path: Path) -> tuple[str, str, dict[str, Any]]:
     import trafilatura
+    from lxml import html
 
     page = _decode(path)
-    found = trafilatura.bare_extraction(page, favor_recall=True, include_comments=False, with_metadata=True)
-    text = (found.text if found else None) or trafilatura.html2txt(page)  # a page with no main part: all of it
-    return text, (found.title if found else None) or "", {}
+    if not page.strip():
+        return "", "", {}
+    text = trafilatura.extract(
+        page, output_format="markdown", include_formatting=True, include_comments=False, favor_recall=True
+    ) or trafilatura.html2txt(page)  # all of a page that has no main part
+    title = html.fromstring(page.encode(), parser=html.HTMLParser(encoding="utf-8")).findtext(".//title")
+    return text, _heading(text) or " ".join((title or "").split()), {}
+
+
+def _heading(markdown: str) -> str:
+    """Return the first heading of the first level, "" where there is none."""
+    line = next((line for line in markdown.splitlines() if line.startswith("# ")), "")
+    return line.removeprefix("# ").strip()
 
 
 def _read_pdf(path: Path) -> tuple[str, str, dict[str, Any]]:
@@ -103,7 +113,8 @@ def _read_pdf(path: Path) -> tuple[str, str, dict[str, Any]]:
     pages = [page.extract_text() for page in reader.pages]
     if not any(page.strip() for page in pages):
         raise Unreadable("it has no text layer, as scans have none: run OCR on it first")
-    return "\n\n".join(pages), (reader.metadata.title or "") if reader.metadata else "", {"pages": len(pages)}
+    title = reader.metadata.title if reader.metadata else None
+    return "\n\n".join(pages), (title or "").strip(), {"pages": len(pages)}
 
 
 _READERS: dict[str, Callable[[Path], tuple[str, str, dict[str, Any]]]] = {

@@ -60,9 +60,12 @@ def jsonl(config: Jsonl) -> list[dict[str, Any]]:
 def read(part: dict[str, Any]) -> Iterator[Document]:
     """Yield the documents of one part of the file."""
     config = Jsonl.model_validate(part["config"])
-    with open(part["path"], "rb") as stream:
-        stream.seek(part["offset"])
-        lines = stream.read(part["length"]).splitlines()
+    try:
+        with open(part["path"], "rb") as stream:
+            stream.seek(part["offset"])
+            lines = stream.read(part["length"]).split(b"\n")
+    except OSError as error:
+        raise UserError(f"{part['path']} cannot be read any more ({error}): was it moved?") from error
     for line in lines:
         if line.strip():
             yield _document(_row(line, config.text, part["doc_id"]), config, part["doc_id"])

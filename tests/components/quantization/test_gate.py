@@ -44,9 +44,28 @@ def texts() -> list[gate.Text]:
 
 
 @pytest.fixture(scope="module")
-def quantized(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sharp(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a head of its own and larger logits: nearly uniform predictions would hide errors."""
+    from transformers import LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("sharp") / "model"
+    config = load_model(tiny_model_dir, "stored").config
+    config.tie_word_embeddings = False
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("proj.weight", "lm_head.weight")):
+                weight.normal_(0, 0.3)
+    model.save_pretrained(folder)
+    load_tokenizer(tiny_model_dir).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quantized(sharp: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quantized") / "model"
-    menu.quantize(tiny_model_dir, folder, menu.MethodConfig())
+    menu.quantize(sharp, folder, menu.MethodConfig())
     return folder
 
 
@@ -57,9 +76,9 @@ def test_a_model_has_lost_nothing_against_itself(tiny_model_dir: Path, texts: li
     gate.check(same, gate.GateConfig(max_perplexity_increase=0, max_kl=0))
 
 
-def test_figures_match_a_slow_loop(tiny_model_dir: Path, quantized: Path, texts: list[gate.Text]) -> None:
-    measured = gate.measure(tiny_model_dir, quantized, texts)
-    p_model, q_model = load_model(tiny_model_dir, "stored"), load_model(quantized, "stored")
+def test_figures_match_a_slow_loop(sharp: Path, quantized: Path, texts: list[gate.Text]) -> None:
+    measured = gate.measure(sharp, quantized, texts)
+    p_model, q_model = load_model(sharp, "stored"), load_model(quantized, "stored")
     kls, agreed, in_answer, losses = [], [], [], []
     for text in texts:
         ids = torch.tensor([text.ids])
@@ -73,23 +92,23 @@ def test_figures_match_a_slow_loop(tiny_model_dir: Path, quantized: Path, texts:
     answers = [kl for kl, is_answer in zip(kls, in_answer, strict=True) if is_answer]
     assert len(answers) == 5 + 9 + 1
     assert measured.tokens == len(kls) == 17 + 39 + 4 - 3
-    assert measured.kl == pytest.approx(sum(kls) / len(kls), rel=1e-2)
-    assert measured.answer_kl == pytest.approx(sum(answers) / len(answers), rel=1e-2)
+    assert measured.kl == pytest.approx(sum(kls) / len(kls), rel=1e-3)
+    assert measured.answer_kl == pytest.approx(sum(answers) / len(answers), rel=1e-3)
     assert measured.top1_agreement == pytest.approx(sum(agreed) / len(agreed))
     assert max(kls) >= measured.kl_p99 >= sorted(kls)[-3] * 0.99
     mean_loss = sum(loss * tokens for loss, tokens in losses) / sum(tokens for _, tokens in losses)
     assert measured.perplexity == pytest.approx(math.exp(mean_loss), rel=1e-4)
-    assert 0 < measured.kl < 0.01
+    assert 1e-5 < measured.kl < 0.1
     assert measured.bytes < measured.bytes_original
 
 
-def test_a_damaged_artefact_is_refused(tiny_model_dir: Path, tmp_path: Path, texts: list[gate.Text]) -> None:
-    model = load_model(tiny_model_dir, "stored")
+def test_a_damaged_artefact_is_refused(sharp: Path, tmp_path: Path, texts: list[gate.Text]) -> None:
+    model = load_model(sharp, "stored")
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight.mul_(50.0)
     model.save_pretrained(tmp_path / "damaged")
-    load_tokenizer(tiny_model_dir).save_pretrained(tmp_path / "damaged")
-    measured = gate.measure(tiny_model_dir, tmp_path / "damaged", texts)
+    load_tokenizer(sharp).save_pretrained(tmp_path / "damaged")
+    measured = gate.measure(sharp, tmp_path / "damaged", texts)
     with pytest.raises(RuntimeError, match="the quantized model is refused"):
         gate.check(measured, gate.GateConfig())
 

@@ -30,7 +30,7 @@ def test_codes_are_within_half_a_step_of_the_weights(tiny_model_dir: Path, quant
         assert scale.shape == (codes.shape[0], 1)
         assert torch.allclose(scale[:, 0], before[name].abs().amax(1) / 127.5)
         assert ((codes * scale - before[name]).abs() <= 0.5001 * scale).all()
-        assert (codes.abs().amax(1) >= 127).all()  # each channel uses its whole range
+        assert (codes.int().abs().amax(1) >= 127).all()  # each channel uses its whole range
 
 
 def test_everything_else_is_untouched(tiny_model_dir: Path, quantized: Path) -> None:
@@ -59,8 +59,9 @@ def test_transformers_rounds_activations_per_token_when_it_computes(quantized: P
     x = seen["x"].double()
     scale = x.abs().amax(-1, keepdim=True) / 127.5
     rounded = (x / scale).round().clamp(-128, 127) * scale
-    assert torch.allclose(seen["y"].double(), rounded @ weight.T, atol=1e-5)
-    assert not torch.allclose(seen["y"].double(), x @ weight.T, atol=1e-5)
+    to_rounded = (seen["y"].double() - rounded @ weight.T).abs().mean()
+    to_unrounded = (seen["y"].double() - x @ weight.T).abs().mean()
+    assert to_rounded < 0.1 * to_unrounded  # not 0: in float32 a tie may fall to the other side
 
 
 def test_bfloat16_weights_are_rounded_once(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -77,8 +78,10 @@ def test_bfloat16_weights_are_rounded_once(tiny_model_dir: Path, tmp_path: Path)
     weight = before[name].double()
     codes = (weight / (weight.abs().amax(1, keepdim=True) / 127.5)).round().clamp(-128, 127)
     off = (after[name].double() - codes).abs()
-    assert off.max() <= 1  # a tie may fall to either side
-    assert (off > 0).double().mean() < 0.001
+    in_bfloat16 = (before[name] / (before[name].abs().amax(1, keepdim=True) / 127.5)).round().double()
+    assert off.max() <= 1
+    assert (off > 0).double().mean() < 0.005  # ties, which may fall to either side
+    assert ((in_bfloat16 - codes).abs() > 0).double().mean() > 0.05
     assert after["model.embed_tokens.weight"].dtype == torch.bfloat16
 
 

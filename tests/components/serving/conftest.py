@@ -104,7 +104,7 @@ class FakeSearch:
         self.search = SimpleNamespace(remote=self._search)
         self.embed = SimpleNamespace(remote=self._embed)
 
-    async def _search(self, query, k, mode):
+    async def _search(self, query, k, mode, where):
         self.asked.append((query, k, mode))
         if self.failure is not None:
             raise self.failure
@@ -129,7 +129,7 @@ def plan(tmp_path):
 
 @pytest.fixture
 def server(plan):
-    """A function that returns (HTTP client, engine, search) of an ingress over fakes; fields of the plan can be changed."""
+    """A function from changes to the plan to (HTTP client, engine, search) of an ingress over fakes."""
     import httpx
 
     from components.serving.routes import build_asgi_app

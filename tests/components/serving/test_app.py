@@ -3,11 +3,12 @@
 import json
 import os
 import socket
+from dataclasses import replace
 
 import pytest
 
 from components.config import UserError
-from components.serving.app import check_names, default_names, free_port, key_digests, make_plan
+from components.serving.app import check_fits, check_names, default_names, free_port, key_digests, make_plan
 from components.serving.edge import key_digest
 from components.serving.settings import EngineOptions, SearchOptions, ServedName
 
@@ -33,6 +34,13 @@ def test_without_names_there_is_an_assistant_and_with_an_index_two_more():
     names = default_names(has_index=True)
     assert [name.name for name in names] == ["assistant", "assistant-rag", "assistant-rag-cot"]
     check_names(names, has_index=True)
+
+
+def test_an_index_needs_its_embedder(tiny_model_dir, tmp_path):
+    with pytest.raises(UserError, match="with the embedder that made it"):
+        make_plan(
+            model=str(tiny_model_dir), names=(), engine=EngineOptions(), storage=tmp_path, index="/db#p", embedder=None
+        )
 
 
 def test_keys_come_from_the_environment_as_digests_only(monkeypatch):
@@ -88,6 +96,28 @@ def test_lineage_names_the_tables_and_the_base_that_the_model_comes_from(tiny_mo
     assert [step["kind"] for step in page["made_from"]["steps"]] == ["quantized-model", "adapter"]
     assert page["made_from"]["steps"][1]["lineage_id"] == adapter
     assert page["quantization"] == {"quant_method": "compressed-tensors", "format": "int-quantized"}
+
+
+def test_what_would_wait_for_ever_is_refused(plan, tiny_model_dir, tmp_path, monkeypatch):
+    import shutil
+
+    def fitting(model=tiny_model_dir, **options):
+        return replace(plan, model=str(model), engine=EngineOptions(**options))
+
+    check_fits(fitting(), {"CPU": 2.0}, on_gpu=False)
+    with pytest.raises(UserError, match="asks for 6 CPUs and the cluster has 2"):
+        check_fits(fitting(cpus=3, replicas=2), {"CPU": 2.0}, on_gpu=False)
+    with pytest.raises(UserError, match="asks for 2 GPUs and the cluster has 1"):
+        check_fits(fitting(tensor_parallel=2), {"CPU": 8.0, "GPU": 1.0}, on_gpu=True)
+    fp8 = tmp_path / "fp8"
+    shutil.copytree(tiny_model_dir, fp8)
+    config = json.loads((fp8 / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "float-quantized"}
+    (fp8 / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("components.serving.app._cpu_flags", list)
+    with pytest.raises(UserError, match="quantize it to w8a8_int8"):
+        check_fits(fitting(fp8), {"CPU": 2.0}, on_gpu=False)
+    check_fits(fitting(fp8), {"CPU": 2.0, "GPU": 1.0}, on_gpu=True)
 
 
 def test_a_cpu_engine_neither_compiles_nor_guesses_memory_and_a_gpu_engine_reserves_gpus():

@@ -10,7 +10,8 @@ PASSAGES = [
         "title": "shutil.copy",
         "source": "shutil",
         "score": 0.5,
-        "text": "Copy data and mode bits. The destination may be a directory.\nIf source and destination are the same file, an error is raised.",
+        "text": "Copy data and mode bits. The destination may be a directory.\n"
+        "If source and destination are the same file, an error is raised.",
     },
     {"passage_id": "b", "title": "os.remove", "source": "os", "score": 0.25, "text": "Remove a file."},
 ]

@@ -245,7 +245,7 @@ def test_embeddings_as_numbers_and_as_base64(server):
 
 
 def test_search_returns_passages_with_scores_and_the_index_version(server):
-    client, _, search = server()
+    client, _, _ = server()
     body = call(client, "POST", "/v1/search", json={"query": "sort", "k": 1}).json()
     assert body["data"][0]["passage_id"] == "p1" and body["index"].endswith("#passages@1")
     assert call(client, "POST", "/v1/search", json={"query": "sort", "top": 3}).status_code == 400

@@ -1,0 +1,63 @@
+"""all-MiniLM-L6-v2 against the same model computed by transformers alone."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.config import UserError
+from components.retrieval.embed import Embedder, check_embedder, load_tokenizer, max_input_tokens
+
+TEXTS = ["Join two or more pathname components.", "a", "Return the cosine of x. " * 30]
+
+
+@pytest.fixture(scope="module")
+def embedder(minilm: Path) -> Embedder:
+    return Embedder(minilm, "float32")
+
+
+def test_vectors_are_the_normalised_mean_of_the_last_hidden_states(embedder: Embedder, minilm: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = (
+        AutoModel.from_pretrained(minilm, dtype=torch.float32).eval(),
+        AutoTokenizer.from_pretrained(minilm),
+    )
+    vectors = embedder.documents(TEXTS)
+    assert vectors.shape == (3, 384) and vectors.dtype == np.float32
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt", truncation=True, max_length=256)).last_hidden_state
+        expected = states[0].mean(dim=0).numpy()
+        np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
+
+
+def test_a_vector_does_not_depend_on_its_neighbours(embedder: Embedder) -> None:
+    together = embedder.documents(TEXTS)
+    alone = np.concatenate([embedder.documents([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_bfloat16_has_unit_vectors_that_agree_with_float32(embedder: Embedder, minilm: Path) -> None:
+    vectors = Embedder(minilm, "bfloat16").documents(TEXTS)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+    assert (np.sum(vectors * embedder.documents(TEXTS), axis=1) > 0.995).all()
+
+
+def test_threads_may_share_an_embedder(embedder: Embedder) -> None:
+    expected = embedder.query("temporary file")
+    with ThreadPoolExecutor(4) as pool:
+        for vector in pool.map(lambda _: embedder.query("temporary file"), range(16)):
+            np.testing.assert_allclose(vector, expected, atol=1e-6)
+
+
+def test_the_tokenizer_counts_whole_texts(minilm: Path) -> None:
+    assert max_input_tokens(minilm) == 254  # 256 with the two marks
+    assert len(load_tokenizer(minilm).encode("word " * 1000, add_special_tokens=False).ids) == 1000
+
+
+def test_a_folder_without_an_embedding_model_is_refused(tiny_model_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"no modules\.json"):
+        check_embedder(tiny_model_dir)

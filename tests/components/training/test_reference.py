@@ -1,0 +1,58 @@
+"""Reference log-probabilities: computed once, kept under what they depend on, looked up after that."""
+
+import dataclasses
+
+import pytest
+
+from components.data import store
+from components.data.chat import ChatTemplate
+from components.models.load import load_model
+from components.training.reference import TABLE, Reference, ScoringConfig, pair_ids, reference_logprobs, score_pairs
+
+PROMPT = [{"role": "user", "content": "Which function joins path names?"}]
+
+
+def row(number: int) -> dict:
+    chosen = [{"role": "assistant", "content": f"It joins path names [{number}]."}]
+    rejected = [{"role": "assistant", "content": "I don't know." * (1 + number % 3)}]
+    return {"pair_id": f"p{number}", "prompt": PROMPT, "chosen": chosen, "rejected": rejected}
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model_dir) -> Reference:
+    return Reference(tiny_model_dir, "model-digest", "template-digest", "float32")
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_model_dir) -> list[dict]:
+    convert = pair_ids(ChatTemplate.from_folder(tiny_model_dir))
+    return [convert(row(number))[0] for number in range(10)]
+
+
+def test_only_what_is_missing_is_computed(ray_cluster, rows, reference, tmp_path):
+    config = ScoringConfig(batch_pairs=4, cpus_per_actor=1)
+    some, computed = reference_logprobs(str(tmp_path), rows[:6], reference, config)
+    assert computed == 6 and set(some) == {f"p{number}" for number in range(6)}
+    both, computed = reference_logprobs(str(tmp_path), rows, reference, config)
+    assert computed == 4
+    again, computed = reference_logprobs(str(tmp_path), rows, reference, config)
+    assert computed == 0 and again == both
+    assert store.count(store.make_ref(str(tmp_path), TABLE)) == 10
+    here = score_pairs(load_model(reference.model, "float32"), rows, 2, 4096)
+    assert [both[pair["pair_id"]] for pair in rows] == [pytest.approx(scores, abs=1e-4) for scores in here]
+
+
+@pytest.mark.parametrize("field", ["digest", "template_digest", "dtype"])
+def test_another_model_template_or_format_has_its_own_rows(rows, reference, field):
+    other = dataclasses.replace(reference, **{field: "other"})
+    assert other.key(rows[0]) != reference.key(rows[0])
+
+
+def test_pairs_that_share_an_id_do_not_share_figures(rows, reference):
+    assert reference.key({**rows[0], "chosen_ids": rows[1]["chosen_ids"]}) != reference.key(rows[0])
+
+
+def test_length_is_that_of_the_longer_side(tiny_model_dir):
+    template = ChatTemplate.from_folder(tiny_model_dir)
+    ids, length = pair_ids(template)(row(2))
+    assert length == len(ids["prompt_ids"]) + max(len(ids["chosen_ids"]), len(ids["rejected_ids"]))

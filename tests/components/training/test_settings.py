@@ -1,0 +1,25 @@
+"""Batch arithmetic and the DeepSpeed dict."""
+
+import pytest
+
+from components.config import UserError
+from components.training.deepspeed import DeepSpeedConfig, build
+from components.training.settings import OptimConfig, accumulation
+
+
+def test_accumulation_shares_a_batch_out_evenly():
+    assert accumulation(OptimConfig(batch_size=16, micro_batch_size=2), workers=2) == 4
+    with pytest.raises(UserError, match="not a multiple"):
+        accumulation(OptimConfig(batch_size=8, micro_batch_size=3), workers=2)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_deepspeed_accepts_the_dict(stage):
+    """DeepSpeed's own parser is the judge: it refuses keys and values that it does not know."""
+    from deepspeed.runtime.config import DeepSpeedConfig as Parsed
+
+    settings = build(DeepSpeedConfig(stage=stage), bf16=True, max_grad_norm=0.5)
+    sizes = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1}
+    parsed = Parsed(settings | sizes)
+    assert parsed.zero_optimization_stage == stage
+    assert parsed.bfloat16_config.enabled and parsed.gradient_clipping == 0.5

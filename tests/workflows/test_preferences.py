@@ -1,0 +1,131 @@
+"""build_preferences and evaluate as people run them, with a tiny model behind a real engine."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.data import records, store
+from components.data.judge import judge
+from components.data.records import Question
+from tests.components.data.corpora import passages
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = [
+    f"sizes.{key}" for key in ("demonstrations=12", "pair_prompts=8", "pairs=10", "test_questions=8", "test_pairs=4")
+]
+
+
+def _run(workflow: str, *arguments: str, timeout_s: int = 300) -> tuple[int, dict, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", f"workflows.{workflow}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A passages table as build_index writes it, of 90 passages."""
+    rest = {"corpus": "c", "n_tokens": 40, "embedder": "e"}
+    rows = [{**row, **rest} for row in passages(6, 15)]
+    uri = str(tmp_path_factory.mktemp("index") / "lancedb")
+    return store.overwrite(uri, "passages", rows, records.passage_schema(16))
+
+
+@pytest.fixture(scope="module")
+def built(index: str, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    """The JSON line of a run over the index with the tiny model, and its storage."""
+    storage = tmp_path_factory.mktemp("built")
+    arguments = (f"index={index}", f"model={tiny_model_dir}", f"storage={storage}", "ray.num_cpus=2", *SIZES)
+    code, line, log = _run(
+        "build_preferences", *arguments, "sampling.max_new_tokens=8", "questions.passage_words=20", "seed=3"
+    )
+    assert code == 0, log[-3000:]
+    assert "answers" in log
+    return line, storage
+
+
+@pytest.mark.slow
+def test_an_index_becomes_questions_demonstrations_and_pairs(built: tuple[dict, Path]) -> None:
+    outputs = built[0]["outputs"]
+    questions = [Question.from_row(row) for row in store.read(outputs["questions"])]
+    demonstrations, pairs = store.read(outputs["demonstrations"]), store.read(outputs["preferences"])
+    assert sum(q.split == "test" for q in questions) == 8
+    assert sum(row["split"] == "train" for row in demonstrations) == 12
+    assert sum(row["split"] == "train" for row in pairs) == 10 and sum(row["split"] == "test" for row in pairs) == 4
+    assert any(row["source"] == "sample" for row in pairs)
+    by_id = {q.prompt_id: q for q in questions}
+    for row in pairs:
+        assert row["split"] == by_id[row["prompt_id"]].split
+        assert judge(row["rejected"][0]["content"], by_id[row["prompt_id"]]).score == row["rejected_score"]
+    assert built[0]["metrics"]["samples/score"] < 0.5  # the tiny model has learned nothing
+
+
+@pytest.mark.slow
+def test_the_same_model_is_evaluated_on_what_was_held_out(built: tuple[dict, Path], tiny_model_dir: Path) -> None:
+    line, storage = built
+    tables = [f"{name}={line['outputs'][name]}" for name in ("questions", "preferences")]
+    code, found, log = _run(
+        "evaluate", f"model={tiny_model_dir}", *tables, f"storage={storage}", "max_new_tokens=6", "ray.num_cpus=2"
+    )
+    assert code == 0, log[-3000:]
+    evaluation = found["outputs"]["evaluation"]
+    names = ["abstention_rate", "answer_tokens", "grounded_rate", "preference_accuracy", "score"]
+    assert sorted(evaluation) == sorted(found["metrics"]) == names
+    for name, values in evaluation.items():
+        assert values["low"] <= values["mean"] <= values["high"] and values["n"] > 0
+        assert found["metrics"][name] == values["mean"]
+    assert math.isclose(
+        evaluation["score"]["mean"],
+        (evaluation["grounded_rate"]["mean"] + evaluation["abstention_rate"]["mean"]) / 2,
+    )
+    answers = [json.loads(row) for row in Path(found["outputs"]["answers"]).read_text().splitlines()]
+    assert len(answers) == 8 and all(row["tokens"] <= 6 for row in answers)
+
+
+def test_an_own_file_needs_neither_index_nor_model(tmp_path: Path) -> None:
+    file = tmp_path / "prefs.jsonl"
+    rows = [{"prompt": f"Question {i}?", "chosen": f"Yes {i}.", "rejected": "No."} for i in range(30)]
+    file.write_text("\n".join(map(json.dumps, [*rows, {"prompt": "x", "chosen": "a", "rejected": "a"}])))
+    config = str(ROOT / "workflows/configs/build_preferences/own_file.yaml")
+    code, line, log = _run("build_preferences", config, f"file={file}", f"storage={tmp_path}/st", "file_test_share=0.3")
+    assert code == 0, log
+    assert sorted(line["outputs"]) == ["demonstrations", "preferences"]
+    pairs = store.read(line["outputs"]["preferences"])
+    assert {row["prompt"][0]["content"] for row in pairs} == {row["prompt"] for row in rows}
+    assert line["metrics"]["dropped/ties"] == 1
+    assert line["metrics"]["pairs/train"] + line["metrics"]["pairs/test"] == 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give either index (a passages table) or file"),
+        (["file=/no/prefs.jsonl"], "/no/prefs.jsonl"),
+        (["file={tmp}/broken.jsonl"], "broken.jsonl line 2: the key 'rejected' is missing"),
+        (["file={tmp}/empty.jsonl"], "holds no rows"),
+        (["index={tmp}/lancedb#passages"], "no table 'passages'"),
+        (["file={tmp}/empty.jsonl", "file_test_shar=0.1"], "did you mean 'file_test_share'"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], says: str) -> None:
+    (tmp_path / "broken.jsonl").write_text(
+        '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "b"}\n'
+    )
+    (tmp_path / "empty.jsonl").write_text("")
+    filled = [argument.format(tmp=tmp_path) for argument in arguments]
+    code, line, log = _run("build_preferences", *filled, f"storage={tmp_path}/st")
+    assert (code, line["status"]) == (2, "invalid"), log
+    assert says in line["outputs"]["error"] and "Traceback" not in log
+
+
+def test_evaluating_nothing_is_refused(tmp_path: Path, tiny_model_dir: Path) -> None:
+    code, line, _ = _run("evaluate", f"model={tiny_model_dir}", f"storage={tmp_path}")
+    assert code == 2 and "give questions, preferences or both" in line["outputs"]["error"]

@@ -32,15 +32,15 @@ def main(config: Quantize, run: "Run") -> "Result":
     from components.quantization import gate, menu
     from components.tracking.lineage import write_lineage
     from components.tracking.run import Result
-    from components.training.rows import read_split
+    from components.training.rows import read_sample
     from components.training.sft import demonstration_ids
 
     source = sources.resolve(config.model, run.cache)
     template = ChatTemplate.from_folder(source)
     table = store.pin(config.evaluation)
     run.log_dataset("demonstrations", table, "evaluation")
-    read = read_split(
-        table, "test", demonstration_ids(template), max_tokens=config.max_tokens, sample=config.limit, seed=config.seed
+    read = read_sample(
+        table, "test", demonstration_ids(template), max_tokens=config.max_tokens, size=config.limit, seed=config.seed
     )
     if read is None:
         raise UserError(f"{table} has no rows in split 'test': the quantized model is measured on them")
@@ -52,7 +52,7 @@ def main(config: Quantize, run: "Run") -> "Result":
     measured = gate.measure(source, half, texts)
     run.log_metrics(measured.metrics())
     gate.check(measured, config.gate)
-    facts = {"method": config.method.model_dump(mode="json"), "measured": measured.metrics()}
+    facts: dict[str, Any] = {"method": config.method.model_dump(mode="json"), "measured": measured.metrics()}
     facts |= {"base_digest": sources.digest(source, run.cache), "digest": sources.digest(half)}
     facts |= {"template_digest": template.digest, "table": table}
     write_lineage(half, kind="quantized-model", run=run, parents=[source, table], facts=facts)

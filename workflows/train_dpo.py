@@ -1,7 +1,7 @@
 """Align a chat model with preference pairs by direct preference optimization, against itself as the reference."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.config import Field, ModelRef, TableRef, WorkflowConfig
 from components.models.adapters import AdapterConfig
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 class TrainDpo(WorkflowConfig):
     """What train_dpo reads from its YAML."""
 
-    model: ModelRef = Field(
-        description="the model to align, which is also the reference: usually the SFT model"
-    )
+    model: ModelRef = Field(description="the model to align, which is also the reference: usually the SFT model")
     preferences: TableRef = Field(description="table of preference pairs; only split 'train' is trained on")
     max_tokens: int = Field(1024, ge=8, description="pairs with a longer side are dropped whole and counted")
     eval_rows: int = Field(32, ge=0, description="pairs of split 'test' that are measured at the end")
@@ -40,7 +38,7 @@ def main(config: TrainDpo, run: "Run") -> "Result":
     from components.orchestration.cluster import ray_session
     from components.tracking.run import Result
     from components.training import job, preference, reference
-    from components.training.rows import read_split
+    from components.training.rows import read_sample, read_split
     from components.training.settings import weight_dtype
 
     model = sources.resolve(config.model, run.cache)
@@ -49,17 +47,13 @@ def main(config: TrainDpo, run: "Run") -> "Result":
     run.log_dataset("preferences", table, "train")
     convert = reference.pair_ids(template)
     training = read_split(table, "train", convert, max_tokens=config.max_tokens)
-    evaluation = read_split(
-        table, "test", convert, max_tokens=config.max_tokens, sample=config.eval_rows, seed=config.seed
+    evaluation = read_sample(
+        table, "test", convert, max_tokens=config.max_tokens, size=config.eval_rows, seed=config.seed
     )
     digest = sources.digest(model, run.cache)
-    which = reference.Reference(
-        model, digest, template.digest, weight_dtype(config.optim.dtype, config.scale.gpu)
-    )
-    facts = {"base_digest": digest, "template_digest": template.digest, "table": table}
-    recipe = job.Recipe(
-        config.adapter, config.optim, config.deepspeed, config.scale, config.save, config.seed
-    )
+    which = reference.Reference(model, digest, template.digest, weight_dtype(config.optim.dtype, config.scale.gpu))
+    facts: dict[str, Any] = {"base_digest": digest, "template_digest": template.digest, "table": table}
+    recipe = job.Recipe(config.adapter, config.optim, config.deepspeed, config.scale, config.save, config.seed)
     uri = str(Path(config.storage) / "lancedb")
     with ray_session(config.ray):
         both = training.rows + (evaluation.rows if evaluation else [])
@@ -69,7 +63,7 @@ def main(config: TrainDpo, run: "Run") -> "Result":
             recipe,
             model=model,
             train_rows=preference.with_reference(training, logprobs),
-            eval_rows=preference.with_reference(evaluation, logprobs),
+            eval_rows=evaluation and preference.with_reference(evaluation, logprobs),
             run_dir=run.dir,
             identity={**facts, "loss": repr(config.loss)},
             payload={"run": run.handle(), "loss": config.loss.model_dump()},

@@ -1,6 +1,6 @@
 """Fine-tune a chat model on demonstrations: only their completions carry loss."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.config import Field, ModelRef, TableRef, WorkflowConfig
 from components.models.adapters import AdapterConfig
@@ -15,9 +15,7 @@ class TrainSft(WorkflowConfig):
     """What train_sft reads from its YAML."""
 
     model: ModelRef = Field(description="the chat model to start from")
-    demonstrations: TableRef = Field(
-        description="table of prompts and completions; only split 'train' is trained on"
-    )
+    demonstrations: TableRef = Field(description="table of prompts and completions; only split 'train' is trained on")
     max_tokens: int = Field(1024, ge=8, description="longer rows are dropped whole and counted")
     eval_rows: int = Field(32, ge=0, description="rows of split 'test' whose loss is measured at the end")
     adapter: AdapterConfig = Field(AdapterConfig(), description="what is trained")
@@ -35,7 +33,7 @@ def main(config: TrainSft, run: "Run") -> "Result":
     from components.orchestration.cluster import ray_session
     from components.tracking.run import Result
     from components.training import job, sft
-    from components.training.rows import read_split
+    from components.training.rows import read_sample, read_split
 
     model = sources.resolve(config.model, run.cache)
     template = ChatTemplate.from_folder(model)
@@ -43,13 +41,11 @@ def main(config: TrainSft, run: "Run") -> "Result":
     run.log_dataset("demonstrations", table, "train")
     convert = sft.demonstration_ids(template)
     training = read_split(table, "train", convert, max_tokens=config.max_tokens)
-    evaluation = read_split(
-        table, "test", convert, max_tokens=config.max_tokens, sample=config.eval_rows, seed=config.seed
+    evaluation = read_sample(
+        table, "test", convert, max_tokens=config.max_tokens, size=config.eval_rows, seed=config.seed
     )
-    recipe = job.Recipe(
-        config.adapter, config.optim, config.deepspeed, config.scale, config.save, config.seed
-    )
-    facts = {
+    recipe = job.Recipe(config.adapter, config.optim, config.deepspeed, config.scale, config.save, config.seed)
+    facts: dict[str, Any] = {
         "base_digest": sources.digest(model, run.cache),
         "template_digest": template.digest,
         "table": table,

@@ -62,7 +62,9 @@ def sample(
     ]
     answers: dict[int, dict] = {}
     with _quiet_ray_data():
-        answered = _processor(model, engine)(ray.data.from_items(requests, override_num_blocks=engine.engines))
+        # A block comes back when all of its requests are done, so small ones show progress.
+        blocks = max(engine.engines, -(-len(requests) // _batch_size(engine)))
+        answered = _processor(model, engine)(ray.data.from_items(requests, override_num_blocks=blocks))
         for reply in answered.iter_rows():
             answers[reply["index"]] = reply
             progress(len(answers), len(requests), "answers")
@@ -105,7 +107,7 @@ def _processor(model: Path, engine: EngineConfig) -> Any:
         runtime_env={"env_vars": {} if on_gpu else _cpu_environment(engine, threads)},
         placement_group_config=None if on_gpu else {"bundles": [{"CPU": max(1, threads - 1)}]},
         concurrency=engine.engines,
-        batch_size=engine.max_sequences,
+        batch_size=_batch_size(engine),
         max_concurrent_batches=4,
         chat_template_stage=False,
         tokenize_stage=False,
@@ -113,6 +115,11 @@ def _processor(model: Path, engine: EngineConfig) -> Any:
         log_engine_metrics=False,
     )
     return build_processor(config, preprocess=_identity, postprocess=_reply)
+
+
+def _batch_size(engine: EngineConfig) -> int:
+    """Requests in a batch; four are under way at a time, so an engine never runs short of them."""
+    return max(1, engine.max_sequences // 2)
 
 
 def _identity(row: dict) -> dict:
@@ -153,9 +160,10 @@ def _threads(engine: EngineConfig) -> int:
 def _cpu_environment(engine: EngineConfig, threads: int) -> dict[str, str]:
     """Environment of a CPU engine's process.
 
-    vLLM's own binding ("auto") keeps a core free, half the machine where there are two. A single engine
-    on a single machine is bound to the cores that it may use; several are left to the scheduler, as each
-    would otherwise bind to the same cores.
+    vLLM's own binding ("auto") keeps a core free, half the machine where there are two, and needs a worker
+    process of its own, which doubles the time to start. So the engine runs in one process, and OpenMP is told
+    here: a single engine on a single machine is bound to the cores that it may use; several are left to the
+    scheduler, as each would otherwise bind to the same cores.
     """
     import ray
 

@@ -30,11 +30,7 @@ class Breach(RuntimeError):
 
 def train_metrics(logs: dict[str, Any]) -> dict[str, float]:
     """Return the trainer's figures of one step under the names that the run's curves have."""
-    named = {
-        _NAMES.get(name, name): float(value)
-        for name, value in logs.items()
-        if isinstance(value, (int, float))
-    }
+    named = {_NAMES.get(name, name): float(value) for name, value in logs.items() if isinstance(value, (int, float))}
     return {name: value for name, value in named.items() if name.startswith(("train/", *_KEPT_PREFIXES))}
 
 
@@ -89,9 +85,7 @@ def make_callback(
                 )
                 progress(state.global_step, state.max_steps, "steps")
                 if self.breach:
-                    evidence.write_text(
-                        json.dumps({"breach": self.breach, "step": state.global_step, **figures})
-                    )
+                    evidence.write_text(json.dumps({"breach": self.breach, "step": state.global_step, **figures}))
             if self.breach:
                 control.should_training_stop = True
                 control.should_save = False

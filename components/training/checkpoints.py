@@ -13,9 +13,7 @@ _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 def mark_complete(folder: Path, step: int) -> None:
     """Declare a checkpoint whole, once every worker has written its part of it."""
-    files = {
-        str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
-    }
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     half = folder / f".{MARKER}.half"
     half.write_text(json.dumps({"step": step, "files": files}))
     os.replace(half, folder / MARKER)
@@ -27,9 +25,7 @@ def is_complete(folder: Path) -> bool:
     if not marker.is_file():
         return False
     files = json.loads(marker.read_text())["files"]
-    return all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in files.items()
-    )
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in files.items())
 
 
 def latest(checkpoints: Path) -> Path | None:

@@ -17,9 +17,7 @@ from components.data.chat import IGNORED
 if TYPE_CHECKING:
     import torch
 
-_HELD_TOKENS = (
-    2048  # completion tokens whose [V] float32 logits are kept for the backward pass; more are recomputed
-)
+_HELD_TOKENS = 2048  # completion tokens whose [V] float32 logits are kept for the backward pass; more are recomputed
 
 
 @dataclass
@@ -54,9 +52,7 @@ def attach(model: Any, *, pairs: bool) -> None:
     def forward(*args: Any, fused_lm_head: bool = False, **inputs: Any) -> Any:
         if not fused_lm_head:
             return plain_forward(*args, **inputs)
-        return completion_forward(
-            model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"], pairs
-        )
+        return completion_forward(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"], pairs)
 
     model.forward = forward
 
@@ -87,9 +83,10 @@ def completion_forward(
     ).last_hidden_state
     hidden_N = hidden.reshape(-1, hidden.shape[-1])[packed.source_N]
     figures = _score(model.get_output_embeddings(), hidden_N, labels_BT[:, 1:][mask])
-    return CompletionOutput(
-        *(values.new_zeros(mask.shape).masked_scatter(mask, values) for values in figures), mask
+    log_probs, entropy, mean_logits, is_top1 = (
+        values.new_zeros(mask.shape).masked_scatter(mask, values) for values in figures
     )
+    return CompletionOutput(log_probs, entropy, mean_logits, is_top1, mask)
 
 
 def keep(
@@ -138,9 +135,7 @@ def pack_pairs(
         sources.append(after)
     causal = torch.ones((width, width), dtype=torch.bool, device=ids.device).tril()
     hidden = (segment[:, :, None] == 2) & (segment[:, None, :] == 1)
-    sees = (
-        causal & ~hidden
-    )  # a padding row sees what stands before it: no row may be blind, or softmax is NaN
+    sees = causal & ~hidden  # a padding row sees what stands before it: no row may be blind, or softmax is NaN
     additive = torch.zeros((pairs, 1, width, width), dtype=dtype, device=ids.device)
     additive.masked_fill_(~sees[:, None], torch.finfo(dtype).min)
     return Packed(ids, additive, positions, torch.cat(sources).to(ids.device))

@@ -11,9 +11,7 @@ class DeepSpeedConfig(Config):
     stage: Literal[0, 1, 2, 3] = Field(
         2, description="ZeRO stage: 0 shards nothing, 1 optimizer state, 2 and gradients, 3 and weights"
     )
-    offload: bool = Field(
-        False, description="keep optimizer state (stage 3: and weights) in CPU memory; for GPUs"
-    )
+    offload: bool = Field(False, description="keep optimizer state (stage 3: and weights) in CPU memory; for GPUs")
 
 
 def build(config: DeepSpeedConfig, *, bf16: bool, max_grad_norm: float) -> dict[str, Any]:

@@ -84,9 +84,7 @@ def worker_cores(scale: ScaleConfig) -> int:
     total = int(resources.get("CPU", 0))
     cores = scale.cpus_per_worker or max(1, total // scale.workers)
     if cores * scale.workers > total:
-        raise UserError(
-            f"{scale.workers} workers of {cores} cores need more than the cluster's {total} cores"
-        )
+        raise UserError(f"{scale.workers} workers of {cores} cores need more than the cluster's {total} cores")
     if scale.gpu and resources.get("GPU", 0) < scale.workers:
         raise UserError(
             f"scale.workers={scale.workers} with scale.gpu need as many GPUs, the cluster has "

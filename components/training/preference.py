@@ -48,10 +48,8 @@ def collate_pairs(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, A
     return {"input_ids_BT": ids, "attention_BT": attention, "labels_BT": labels}
 
 
-def with_reference(pairs: Tokenized | None, logprobs: Mapping[str, tuple[float, float]]) -> Tokenized | None:
+def with_reference(pairs: Tokenized, logprobs: Mapping[str, tuple[float, float]]) -> Tokenized:
     """Return the pairs as the trainer reads them: with what the reference model says of them."""
-    if pairs is None:
-        return None
     rows = []
     for pair in pairs.rows:
         chosen, rejected = logprobs[pair["pair_id"]]
@@ -96,12 +94,8 @@ def dpo_loop(payload: dict[str, Any]) -> dict[str, Any]:
     from components.training.save import save_trained
 
     loss = LossConfig(**payload["loss"])
-    arguments = DPOConfig(
-        **payload["arguments"], loss_type=[loss.name], beta=loss.beta, precompute_ref_log_probs=True
-    )
-    callback = make_callback(
-        payload["run"], Path(payload["evidence"]), first_step_check(loss.name, payload["dtype"])
-    )
+    arguments = DPOConfig(**payload["arguments"], loss_type=[loss.name], beta=loss.beta, precompute_ref_log_probs=True)
+    callback = make_callback(payload["run"], Path(payload["evidence"]), first_step_check(loss.name, payload["dtype"]))
     evaluation = read_rows(payload["eval"]) if payload["eval"] else None
     model = load_model(payload["model"], payload["dtype"]).train()
     trainer = _trainer_class()(

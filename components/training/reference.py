@@ -20,13 +20,9 @@ class ScoringConfig(Config):
     """How the reference model is run over the pairs."""
 
     actors: int = Field(1, ge=1, description="Ray Data actors, each with its own copy of the model")
-    cpus_per_actor: int | None = Field(
-        None, ge=1, description="cores of an actor; none shares out the cluster's"
-    )
+    cpus_per_actor: int | None = Field(None, ge=1, description="cores of an actor; none shares out the cluster's")
     gpu: bool = Field(False, description="give each actor a GPU")
-    batch_pairs: int = Field(
-        32, ge=1, description="pairs handed to an actor at once; written to the table together"
-    )
+    batch_pairs: int = Field(32, ge=1, description="pairs handed to an actor at once; written to the table together")
     max_batch_tokens: int = Field(2048, ge=1, description="tokens of one forward pass, padding included")
 
 
@@ -84,9 +80,7 @@ def reference_logprobs(
 class Scorer:
     """A Ray Data actor that holds the reference model."""
 
-    def __init__(
-        self, model: str, dtype: str, pad_id: int, max_batch_tokens: int, threads: int, gpu: bool
-    ) -> None:
+    def __init__(self, model: str, dtype: str, pad_id: int, max_batch_tokens: int, threads: int, gpu: bool) -> None:
         from components.models.load import load_model, set_threads
 
         set_threads(threads)
@@ -138,13 +132,11 @@ def _known(uri: str, keys: Mapping[str, str], reference: Reference) -> dict[str,
     wanted = {key: pair_id for pair_id, key in keys.items()}
     rows = store.read(ref, where=condition)
     return {
-        wanted[row["key"]]: (row["chosen_logprob"], row["rejected_logprob"])
-        for row in rows
-        if row["key"] in wanted
+        wanted[row["key"]]: (row["chosen_logprob"], row["rejected_logprob"]) for row in rows if row["key"] in wanted
     }
 
 
-def _score(missing: list[dict[str, Any]], reference: Reference, config: ScoringConfig) -> Any:
+def _score(missing: Sequence[Mapping[str, Any]], reference: Reference, config: ScoringConfig) -> Any:
     """Yield (pairs done, rows with their log-probabilities), a batch at a time."""
     if not missing:
         return
@@ -157,9 +149,7 @@ def _score(missing: list[dict[str, Any]], reference: Reference, config: ScoringC
     pad_id = ChatTemplate.from_folder(reference.model).pad_id
     arguments = (str(reference.model), reference.dtype, pad_id, config.max_batch_tokens, cores, config.gpu)
     missing = sorted(missing, key=lambda row: len(row["prompt_ids"]))  # rows of like length share a batch
-    scored = ray.data.from_items(
-        missing, override_num_blocks=-(-len(missing) // config.batch_pairs)
-    ).map_batches(
+    scored = ray.data.from_items(missing, override_num_blocks=-(-len(missing) // config.batch_pairs)).map_batches(
         Scorer,
         fn_constructor_args=arguments,
         batch_size=config.batch_pairs,

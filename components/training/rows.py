@@ -59,9 +59,7 @@ def steps_of(rows: int, epochs: float, batch_size: int) -> int:
     return max(1, math.floor(rows * epochs / batch_size + 0.5))
 
 
-def batch_order(
-    lengths: Sequence[int], steps: int, batch_size: int, seed: int, *, window: int = 8
-) -> list[int]:
+def batch_order(lengths: Sequence[int], steps: int, batch_size: int, seed: int, *, window: int = 8) -> list[int]:
     """Return row numbers for ``steps`` full batches: shuffled, but with rows of like length in a batch.
 
     Each pass over the rows is one shuffle; within ``window`` batches rows are sorted by length before they
@@ -111,21 +109,36 @@ def read_split(
     convert: Callable[[Mapping[str, Any]], tuple[dict[str, Any], int]],
     *,
     max_tokens: int,
-    sample: int | None = None,
-    seed: int = 0,
-) -> Tokenized | None:
-    """Return one split of a table as ids; of a ``sample``, none where the split is empty or the sample 0.
+) -> Tokenized:
+    """Return one split of a table as ids.
 
     Raises:
-        UserError: the table is missing; without a sample also: the split is empty or all its rows are too long.
+        UserError: the table is missing, the split is empty, or all its rows are too long.
     """
     from components.data import store
 
-    if sample == 0:
-        return None
     rows = store.read(table, where=f"split = '{split}'")
-    if sample is not None:
-        if not rows:
-            return None
-        rows = random.Random(seed).sample(rows, min(sample, len(rows)))
+    return tokenize(rows, convert, max_tokens=max_tokens, what=f"split '{split}' of {table}")
+
+
+def read_sample(
+    table: str,
+    split: str,
+    convert: Callable[[Mapping[str, Any]], tuple[dict[str, Any], int]],
+    *,
+    max_tokens: int,
+    size: int,
+    seed: int,
+) -> Tokenized | None:
+    """Return at most ``size`` rows of a split, drawn by ``seed``, as ids; none where there are none to draw.
+
+    Raises:
+        UserError: the table is missing, or all rows of the sample are too long.
+    """
+    from components.data import store
+
+    rows = store.read(table, where=f"split = '{split}'") if size else []
+    if not rows:
+        return None
+    rows = random.Random(seed).sample(rows, min(size, len(rows)))
     return tokenize(rows, convert, max_tokens=max_tokens, what=f"split '{split}' of {table}")

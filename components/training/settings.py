@@ -11,13 +11,9 @@ class ScaleConfig(Config):
     """How many Ray Train workers train, and on what."""
 
     workers: int = Field(1, ge=1, description="Ray Train workers, one model shard or replica each")
-    cpus_per_worker: int | None = Field(
-        None, ge=1, description="cores of a worker; none shares out the cluster's"
-    )
+    cpus_per_worker: int | None = Field(None, ge=1, description="cores of a worker; none shares out the cluster's")
     gpu: bool = Field(False, description="give each worker a GPU")
-    max_failures: int = Field(
-        2, ge=0, description="how often dead workers are replaced, from the last checkpoint"
-    )
+    max_failures: int = Field(2, ge=0, description="how often dead workers are replaced, from the last checkpoint")
 
 
 class OptimConfig(Config):

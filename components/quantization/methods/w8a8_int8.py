@@ -1,12 +1,9 @@
 """8-bit integer weights and activations: the format that CPUs (oneDNN, AMX) and most GPUs serve fastest."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from components.models.load import load_model, load_tokenizer
-
-if TYPE_CHECKING:
-    import torch
 
 
 def w8a8_int8(source: Path, target: Path) -> None:
@@ -35,7 +32,7 @@ def w8a8_int8(source: Path, target: Path) -> None:
     load_tokenizer(source).save_pretrained(target)
 
 
-def _set_scales(module: "torch.nn.Module") -> None:
+def _set_scales(module: Any) -> None:
     """Give each output channel the scale that makes its largest magnitude the largest code.
 
     In float32, whatever the weights' type: dividing in bfloat16, which has 8 bits itself, would round twice.

@@ -85,7 +85,7 @@ def test_two_corpora_share_a_table_and_another_embedder_makes_new_vectors(ingest
 
 
 def test_repeated_texts_are_kept_apart(ingest) -> None:
-    done = ingest({"a.txt": "\n\n".join([PARAGRAPHS[0]] * 3), "b.txt": PARAGRAPHS[0]})
+    done = ingest({"a.txt": "\n\n".join([NEWS] * 3), "b.txt": NEWS})
     assert done.embedded == store.count(ingest.ref) == 4
     assert len({row["passage_id"] for row in store.read(ingest.ref)}) == 4
 

@@ -184,6 +184,9 @@ def _explain(schema: type[Config], problem: Any, where: str) -> str:
         return f"unknown key '{dotted}'{_suggestion(schema, path)}"
     if problem["type"] == "missing":
         return f"the key '{dotted}' is required: give it in the YAML or as {dotted}=…"
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):  # a validator's own sentence names the key already
+        return str(cause)
     message = problem["msg"].removeprefix("Value error, ")
     return f"'{dotted}' got {problem['input']!r}: {message[:1].lower()}{message[1:]}"
 

@@ -23,7 +23,7 @@ _PROBE = "sentinel answer"
 
 @dataclass(frozen=True)
 class Example:
-    """One tokenized prompt with its completion; ``labels`` is IGNORED on the prompt and equal to ``input_ids`` after."""
+    """One tokenized prompt with its completion; ``labels`` is IGNORED on the prompt and ``input_ids`` after it."""
 
     input_ids: list[int]
     labels: list[int]
@@ -65,9 +65,7 @@ class ChatTemplate:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{folder} holds no tokenizer that can be read: {error}".splitlines()[0]
-            ) from error
+            raise UserError(f"{folder} holds no tokenizer that can be read: {error}".splitlines()[0]) from error
         return cls(tokenizer)
 
     @property
@@ -124,9 +122,7 @@ class ChatTemplate:
         opening = self.render(messages, generation=True)
         whole = self.render([*messages, *completion])
         if not whole.startswith(opening):
-            raise UserError(
-                "the chat template renders an answered prompt otherwise than an open one: training cannot"
-            )
+            raise UserError("the chat template renders an answered prompt otherwise than an open one: training cannot")
         ids = self.ids(whole[len(opening) :])
         # What follows the turn end (ChatML: a newline) is never generated: a server stops at the turn end.
         last = len(ids) - 1 - ids[::-1].index(self.turn_end_id)

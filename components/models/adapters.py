@@ -23,9 +23,7 @@ PARITY_TOLERANCE = 1e-3  # nats: float32 rounding through some tens of layers st
 class AdapterConfig(Config):
     """What is trained: a low-rank adapter on frozen weights, or the weights themselves."""
 
-    name: Literal["none", "lora"] = Field(
-        "lora", description="none trains all weights, lora a low-rank adapter"
-    )
+    name: Literal["none", "lora"] = Field("lora", description="none trains all weights, lora a low-rank adapter")
     rank: int = Field(16, ge=1, description="rank of the adapter's matrices")
     alpha: float = Field(32.0, gt=0, description="the adapter's output is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the adapter, while training")
@@ -83,9 +81,7 @@ def merge(
     try:
         attached = load_model(base, "float32", adapter)
     except (RuntimeError, ValueError, KeyError) as error:
-        raise UserError(
-            f"the adapter {adapter} does not fit the model {base}: {str(error).splitlines()[0]}"
-        ) from error
+        raise UserError(f"the adapter {adapter} does not fit the model {base}: {str(error).splitlines()[0]}") from error
     before = [_log_probs(attached, ids) for ids in probes]
     merged = attached.merge_and_unload()
     after = [_log_probs(merged, ids) for ids in probes]

@@ -45,12 +45,15 @@ class Engine(LLMServer):
             return
         self._running += 1
         self._started += 1
-        finished = False
+        finished, left = False, False
         try:
             run: Any = self.chat if kind == "chat" else self.completions
             async for item in await run(request):
-                yield _plain(item)
-            finished = True
+                plain = _plain(item)
+                # vLLM turns the cancellation of a request that does not stream into an error like others.
+                left = plain.get("error", {}).get("message") == "Client disconnected"
+                yield plain
+            finished = not left
         finally:
             self._running -= 1
             self._cancelled += not finished

@@ -10,7 +10,6 @@ from typing import Any
 from components.config import Config, Field
 from components.data import store
 from components.data.chat import ChatTemplate
-from components.data.records import REFERENCE_LOGPROB
 from components.progress import progress
 
 TABLE = "reference_logprobs"
@@ -66,6 +65,8 @@ def reference_logprobs(
     Rows are ``pair_ids``'. What the table in ``uri`` lacks is computed and kept there batch by batch, so that
     a run that is killed goes on where it was. Needs a Ray session if anything is missing.
     """
+    from components.data.records import REFERENCE_LOGPROB
+
     keys = {row["pair_id"]: reference.key(row) for row in rows}
     known = _known(uri, keys, reference)
     missing = [row for row in rows if row["pair_id"] not in known]

@@ -1,4 +1,4 @@
-"""The chat template: ids, label mask and digest, against transformers' own rendering and against hand-made templates."""
+"""The chat template: ids, label mask and digest, against transformers' own rendering and hand-made templates."""
 
 import copy
 

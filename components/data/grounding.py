@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 ABSTENTION = "I don't know."
 SYSTEM = (
-    "Answer in one sentence from the numbered passages and cite the passage that proves it, like [2]. "
+    "Cite the numbered passage that proves the answer, like [2], then answer from it in one sentence. "
     f"If no passage holds the answer, reply exactly: {ABSTENTION}"
 )
 MAX_ABSTENTION_WORDS = 16
@@ -34,6 +34,16 @@ def grounded_messages(question: str, passages: Sequence[str]) -> list[dict]:
     """The chat messages that ask `question` over `passages` (as given by `shown`), numbered from 1."""
     content = f"Passages:\n{passages_block(passages)}\n\nQuestion: {question}"
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
+
+
+def cite(number: int, claim: str) -> str:
+    """An answer that cites passage `number` for `claim`.
+
+    The citation comes first: whether to answer, and from which passage, are then one token each, decided before
+    a word is copied. With the citation last, the many ways in which answers begin share the probability of
+    answering among them, and a greedy decoder abstains although answering is likelier.
+    """
+    return f"[{number}] {claim}"
 
 
 def cited(answer: str) -> list[int]:

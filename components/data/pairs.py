@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.config import Config, Field
-from components.data.grounding import ABSTENTION, shown, without_citations
+from components.data.grounding import ABSTENTION, cite, shown, without_citations
 from components.data.judge import judge
 from components.data.records import Question, content_hash
 
@@ -49,15 +49,15 @@ def perturbations(question: Question) -> Iterator[tuple[str, str]]:
     shift = int(question.prompt_id[:8], 16)
     other = others[shift % len(others)]
     if question.answerable:
-        yield "wrong_citation", f"{plain} [{other}]"
-        yield "wrong_passage", f"{_claim(question, other)} [{other}]"
+        yield "wrong_citation", cite(other, plain)
+        yield "wrong_passage", cite(other, _claim(question, other))
         yield "abstains", ABSTENTION
         extra = [_claim(question, i) for i in others]
         yield "rambles", f"{question.reference} {' '.join(extra)} {plain} The passages above say so: {plain}"
     else:
-        yield "answers_anyway", f"{_claim(question, other)} [{other}]"
+        yield "answers_anyway", cite(other, _claim(question, other))
         second = others[(shift + 1) % len(others)]
-        yield "answers_another", f"{_claim(question, second)} [{second}]"
+        yield "answers_another", cite(second, _claim(question, second))
 
 
 def candidates(question: Question, samples: Sequence[str]) -> list[Candidate]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from components.config import UserError
 from components.data.contexts import Context, Fact, QuestionConfig, make_contexts, usable_facts
-from components.data.grounding import ABSTENTION, SYSTEM, grounded_messages, passages_block
+from components.data.grounding import ABSTENTION, SYSTEM, cite, grounded_messages, passages_block
 from components.data.judge import content_words, judge
 from components.data.records import Question, content_hash
 from components.data.sentences import Ask, mentions
@@ -139,4 +139,4 @@ def _question(context: Context, kind: str, ask: Ask, target: int, split: str) ->
         target=target,
         split=split,
     )
-    return replace(question, reference=f"{ask.answer} [{target}]" if target else ABSTENTION)
+    return replace(question, reference=cite(target, ask.answer) if target else ABSTENTION)

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from components.config import UserError
 from components.models.folder import check_folder
@@ -42,7 +42,7 @@ def load_model(folder: str | Path, dtype: DType = "auto", adapter: str | Path | 
     from transformers import AutoModelForCausalLM
 
     number_format = "auto" if dtype == "stored" else torch_dtype(dtype)
-    model = AutoModelForCausalLM.from_pretrained(check_folder(Path(folder)), dtype=number_format)
+    model: Any = AutoModelForCausalLM.from_pretrained(check_folder(Path(folder)), dtype=number_format)
     if adapter is not None:
         from peft import PeftModel
 

@@ -10,7 +10,9 @@ from components.data.judge import content_words
 
 MIN_SUPPORT = 0.5  # share of a claim's words that its quote has to hold for the citation to count as verified
 _MARK = re.compile(r"\[(\d{1,2})\]")
-_BOUNDARY = re.compile(r"[.!?][\"')\]]*\s+|\n+")
+# Text is often wrapped: a line ends a sentence only before an empty line, or after a colon or a parenthesis
+# (a heading, a signature).
+_BOUNDARY = re.compile(r"[.!?][\"')\]]*\s+|\n\s*\n|(?<=[:)])\n")
 
 
 @dataclass(frozen=True)
@@ -46,21 +48,29 @@ def cite(answer: str, passages: Sequence[Mapping[str, Any]]) -> tuple[list[Citat
         if not 1 <= number <= len(passages):
             unknown.append(number)
             continue
-        found = _quote(claim_before(answer, mark.start()), number, passages[number - 1])
+        found = _quote(claim_of(answer, mark.start(), mark.end()), number, passages[number - 1])
         if number not in best or found.support > best[number].support:
             best[number] = found
     return list(best.values()), list(dict.fromkeys(unknown))
 
 
-def claim_before(answer: str, position: int) -> str:
-    """Return the sentence that a mark at ``position`` belongs to, without marks: "It sorts [1]." or "It sorts. [1]"."""
-    before = _MARK.sub("", answer[:position]).rstrip()
+def claim_of(answer: str, start: int, end: int) -> str:
+    """Return the sentence that the mark at ``answer[start:end]`` is for, without marks.
+
+    Where a mark opens the answer, marks precede what they prove ("[1] It sorts. [2] It reads."), else they
+    follow it ("It sorts [1]." or "It sorts. [1]").
+    """
+    if _MARK.match(answer.lstrip()):
+        after = _MARK.sub("", answer[end:]).strip()
+        boundary = _BOUNDARY.search(after)
+        return without_citations(after[: boundary.start()] if boundary else after)
+    before = _MARK.sub("", answer[:start]).rstrip()
     inner = list(_BOUNDARY.finditer(before))
     return without_citations(before[inner[-1].end() :] if inner else before)
 
 
 def spans(text: str) -> list[tuple[int, int]]:
-    """Return (start, end) of each sentence or line of ``text``, without surrounding space."""
+    """Return (start, end) of each sentence of ``text``, without surrounding space."""
     found, start = [], 0
     for boundary in [*_BOUNDARY.finditer(text), None]:
         end = len(text) if boundary is None else boundary.end()

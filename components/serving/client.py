@@ -184,5 +184,5 @@ def _as_markdown(each: Exchange) -> str:
     for cited in each.citations:
         verdict = "verified" if cited["verified"] else "weak"
         where = f"{cited['title']} ({cited['source']})"
-        lines.append(f"- [{cited['marker']}] {where}, {verdict}: “{cited['quote']}”")
+        lines.append(f"- [{cited['marker']}] {where}, {verdict}: “{' '.join(cited['quote'].split())}”")
     return "\n".join(lines)

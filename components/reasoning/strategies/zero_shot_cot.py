@@ -13,10 +13,11 @@ TRIGGER = "Let's think step by step."
 async def zero_shot_cot(
     messages: Sequence[Message], tools: Tools, *, max_reasoning_tokens: int = 96, trigger: str = TRIGGER
 ) -> AsyncGenerator[Piece | Found, None]:
-    """Write reasoning pieces for the prompt that ends in ``trigger``, then the answer that has read them.
+    """Write reasoning pieces for the prompt that ends in ``trigger``, then answer the prompt as it was trained.
 
-    Both prompts begin alike up to the end of the question, so the second one finds its passages in the
-    engine's prefix cache. Tokens of both count against the client's limit.
+    The thoughts stay between the two as an earlier exchange: the answer has read them, and its own prompt is
+    word for word the one without reasoning. It goes on where the engine's prefix cache already is. Tokens of
+    both count against the client's limit.
 
     Source: Kojima et al. 2022, "Large Language Models are Zero-Shot Reasoners", section 3.
     """
@@ -33,17 +34,29 @@ async def zero_shot_cot(
             used += piece.completion_tokens
             # The reasoning's end is not the answer's, and its log-probabilities are not the content's.
             yield replace(piece, channel="reasoning", finish_reason=None, extra={})
-    answer_prompt = _extended(prompt, f"Thoughts: {thought.strip()}") if thought.strip() else prompt
-    async with aclosing(tools.generate(answer_prompt, max_tokens=what_is_left(tools.max_tokens, used))) as answer:
+    limit = what_is_left(tools.max_tokens, used)
+    async with aclosing(tools.generate(_with_thoughts(prompt, trigger, thought), max_tokens=limit)) as answer:
         async for piece in answer:
             yield piece
 
 
+def _last_user(messages: Sequence[Message]) -> int:
+    """Return the index of the last user turn; of the last message if there is no user turn."""
+    users = [index for index, message in enumerate(messages) if message.get("role") == "user"]
+    return users[-1] if users else len(messages) - 1
+
+
 def _extended(messages: Sequence[Message], addition: str) -> list[Message]:
     """Return the conversation with ``addition`` at the end of its last user turn."""
-    extended = list(messages)
-    for index in range(len(extended) - 1, -1, -1):
-        if extended[index].get("role") == "user":
-            extended[index] = {**extended[index], "content": f"{text_of(extended[index])}\n\n{addition}"}
-            return extended
-    return [*extended, {"role": "user", "content": addition}]
+    last = _last_user(messages)
+    asked = {**messages[last], "content": f"{text_of(messages[last])}\n\n{addition}"}
+    return [*messages[:last], asked, *messages[last + 1 :]]
+
+
+def _with_thoughts(messages: Sequence[Message], trigger: str, thought: str) -> list[Message]:
+    """Return the conversation with the exchange of ``trigger`` and ``thought`` before its last user turn."""
+    if not thought.strip():
+        return list(messages)
+    last = _last_user(messages)
+    exchange = [_extended(messages[: last + 1], trigger)[-1], {"role": "assistant", "content": thought.strip()}]
+    return [*messages[:last], *exchange, *messages[last:]]

@@ -49,7 +49,7 @@ def test_the_target_holds_the_answer_and_every_reference_is_perfect(contexts):
         assert cited(question.reference) == [question.target] and not abstains(question.reference)
         text = question.passages[question.target - 1]["text"]
         if question.kind in ("what", "detail"):
-            assert question.reference.removesuffix(f" [{question.target}]") in text
+            assert question.reference.removeprefix(f"[{question.target}] ") in text
 
 
 def test_what_is_withheld_cannot_be_found_in_the_prompt():

@@ -68,10 +68,10 @@ def test_cot_reasons_first_and_answers_with_what_it_thought():
     events = run(zero_shot_cot(QUESTION, Tools(model, retrieve, ground, None), max_reasoning_tokens=20))
     assert text(events, "reasoning") == "passage one says it "
     assert text(events, "content") == "It sorts [1]. "
-    first, second = (call[0][-1]["content"] for call in model.calls)
-    grounded = "about What does f do? | What does f do?"
-    assert first.startswith(grounded) and first.endswith("Let's think step by step.")
-    assert second.startswith(grounded) and "passage one says it" in second
+    (asked,), answered = (call[0] for call in model.calls)
+    grounded = {"role": "user", "content": "about What does f do? | What does f do?"}
+    assert asked == {"role": "user", "content": f"{grounded['content']}\n\nLet's think step by step."}
+    assert answered == [asked, {"role": "assistant", "content": "passage one says it"}, grounded]
     assert model.calls[0][1] == 20
 
 
@@ -88,6 +88,12 @@ def test_cot_keeps_the_reasonings_end_and_extras_to_itself():
     first, second = run(zero_shot_cot(QUESTION, Tools(model, None, ground, None)))
     assert (first.channel, first.finish_reason, first.extra) == ("reasoning", None, {})
     assert (second.channel, second.finish_reason) == ("content", "length")
+
+
+def test_cot_without_a_thought_answers_the_prompt_itself():
+    model = FakeModel("", "d")
+    run(zero_shot_cot(QUESTION, Tools(model, None, ground, None)))
+    assert model.calls[1][0] == QUESTION
 
 
 def test_cot_leaves_the_clients_messages_alone():

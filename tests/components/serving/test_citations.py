@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.serving.citations import cite, claim_before, spans
+from components.serving.citations import cite, claim_of, spans
 
 PASSAGES = [
     {
@@ -30,6 +30,12 @@ def test_the_quote_is_the_sentence_that_holds_the_claim():
         0.5,
     )
     assert unknown == []
+
+
+def test_a_wrapped_sentence_is_quoted_whole_and_a_signature_is_not_part_of_it():
+    text = "json.load(fp, *)\nDeserialize a file-like object containing\na JSON document to an object.\n\nOther things."
+    (found,), _ = cite("It deserializes a file-like object to an object [1].", [{**PASSAGES[0], "text": text}])
+    assert found.quote == "Deserialize a file-like object containing\na JSON document to an object."
 
 
 def test_a_claim_that_the_passage_does_not_hold_is_not_verified():
@@ -65,11 +71,14 @@ def test_an_abstention_cites_nothing():
         ("It sorts. [1]", "It sorts."),
         ("One. It sorts version 3 [1].", "It sorts version 3"),
         ("It sorts [1][2].", "It sorts"),
-        ("[1] It sorts.", ""),
+        ("[1] It sorts.", "It sorts."),
+        ("[1] It reads. [2] It sorts. It ends.", "It sorts."),
+        ("[1][2] It sorts.", "It sorts."),
     ],
 )
-def test_a_claim_is_the_sentence_before_its_mark(answer, claim):
-    assert claim_before(answer, answer.rindex("[")) == claim
+def test_a_claim_is_the_sentence_that_its_mark_is_for(answer, claim):
+    start = answer.rindex("[")
+    assert claim_of(answer, start, start + 3) == claim
 
 
 @pytest.mark.parametrize("text", ["", "One.", "One. Two!\n\nThree (e.g. four)?  Five", "  padded.  \n"])

@@ -1,0 +1,119 @@
+"""Training by its command line: demonstrations to a model, pairs to an aligned one, a hard kill in the middle of it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from components.data import store
+from components.data.records import DEMONSTRATION, PREFERENCE
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["optim.dtype=float32", "optim.micro_batch_size=2", "eval_rows=8", "ray.num_cpus=2", "save.every=2"]
+
+
+def start(workflow: str, *arguments: str, log: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", f"workflows.{workflow}", *arguments]
+    with log.open("w") as errors:
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
+
+
+def finish(process: subprocess.Popen) -> dict:
+    out, _ = process.communicate(timeout=240)
+    return {"code": process.returncode, **json.loads(out.strip().splitlines()[-1])}
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("training") / "artifacts"
+    prompts = [[{"role": "user", "content": f"Which function joins {number} path names?"}] for number in range(40)]
+    answer = [{"role": "assistant", "content": "It joins path names [1]."}]
+    refusal = [{"role": "assistant", "content": "I don't know."}]
+    demonstrations, pairs = [], []
+    for number, prompt in enumerate(prompts):
+        split = "train" if number < 30 else "test"
+        common = {"prompt_id": f"q{number}", "prompt": prompt, "kind": "what", "split": split, "source": "test"}
+        demonstrations.append({**common, "completion": answer})
+        scores = {"chosen_score": 1.0, "rejected_score": 0.0}
+        pairs.append({**common, **scores, "pair_id": f"p{number}", "chosen": answer, "rejected": refusal})
+    uri = str(folder / "lancedb")
+    store.write(uri, "demonstrations", demonstrations, schema=DEMONSTRATION, key="prompt_id")
+    store.write(uri, "preferences", pairs, schema=PREFERENCE, key="pair_id")
+    return folder
+
+
+def test_from_demonstrations_to_an_aligned_model_through_a_hard_kill(storage, tiny_model_dir, tmp_path):
+    log = tmp_path / "log"
+    place = [f"storage={storage}"]
+    sft = [*place, f"model={tiny_model_dir}", f"demonstrations={storage}/lancedb#demonstrations", *SMALL]
+    trained = finish(start("train_sft", *sft, "optim.learning_rate=5e-3", log=log))
+    assert trained["code"] == 0, log.read_text()[-3000:]
+    assert trained["metrics"]["steps"] == 4 and trained["metrics"]["eval/loss"] < 5.9  # ln 384 = 5.95
+    adapter = Path(trained["outputs"]["adapter"])
+    assert sorted(found.name for found in adapter.parent.iterdir()) == ["adapter"]  # nothing half-written stays
+
+    merge = [*place, f"adapter={adapter}", f"base={trained['outputs']['base']}", "dtype=float32"]
+    merged = finish(start("merge_adapter", *merge, log=log))
+    assert merged["code"] == 0 and merged["metrics"]["merge/parity"] < 1e-3, log.read_text()[-3000:]
+
+    model = merged["outputs"]["model"]
+    dpo = [*place, f"model={model}", f"preferences={storage}/lancedb#preferences", *SMALL, "optim.epochs=24"]
+    killed = start("train_dpo", *dpo, log=log)
+    wait_for(storage / "train_dpo", "*/checkpoints/checkpoint-*/complete.json", killed, log)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    aligned = finish(start("train_dpo", *dpo, log=log))
+    assert aligned["code"] == 0, log.read_text()[-3000:]
+    assert "going on from" in log.read_text()
+    assert aligned["metrics"]["rows/reference_computed"] == 0  # they were kept
+    assert aligned["metrics"]["steps"] == 90 and aligned["metrics"]["eval/rewards/accuracies"] == 1.0
+    assert store.count(f"{storage}/lancedb#reference_logprobs") == 30 + 8
+
+    scored = [*place, f"model={model}", f"preferences={storage}/lancedb#preferences", "dtype=float32"]
+    reference = finish(start("score_reference", *scored, "ray.num_cpus=2", log=log))
+    assert reference["code"] == 0 and reference["metrics"]["computed"] == 0
+    assert reference["metrics"]["pairs"] == 30, log.read_text()[-3000:]
+
+    wrong = [*place, f"adapter={aligned['outputs']['adapter']}", f"base={tiny_model_dir}"]
+    refused = finish(start("merge_adapter", *wrong, log=log))
+    assert refused["code"] == 2 and "trained on a model with digest" in log.read_text()
+
+
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 200
+    while not any(folder.glob(pattern)):
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"demonstrations": "{storage}/lancedb#nothing"}, "no table 'nothing'"),
+        ({"demonstrations": "{storage}/nowhere#demonstrations"}, "no table 'demonstrations'"),
+        ({"model": "/no/such/model"}, "no model at /no/such/model"),
+        ({"max_tokens": "8"}, "raise max_tokens"),
+        ({"optim.micro_batch_size": "3"}, "not a multiple"),
+        ({"adapter.name": "dora"}, "adapter.name"),
+        ({"optim.learning_rat": "1"}, "did you mean 'learning_rate'"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_2(storage, tiny_model_dir, tmp_path, change, says):
+    values = {"model": str(tiny_model_dir), "demonstrations": "{storage}/lancedb#demonstrations", **change}
+    arguments = [f"{key}={value.format(storage=storage)}" for key, value in values.items()]
+    log = tmp_path / "log"
+    ended = finish(start("train_sft", f"storage={storage}", "ray.num_cpus=1", *arguments, log=log))
+    assert ended["code"] == 2 and says in log.read_text() and "Traceback" not in log.read_text()
+
+
+def test_empty_training_split_is_the_users_to_know(storage, tiny_model_dir, tmp_path):
+    rows = store.read(f"{storage}/lancedb#preferences", where="split = 'test'")
+    store.write(str(storage / "lancedb"), "only_test", rows, schema=PREFERENCE, key="pair_id")
+    log = tmp_path / "log"
+    arguments = [f"model={tiny_model_dir}", f"preferences={storage}/lancedb#only_test"]
+    ended = finish(start("train_dpo", f"storage={storage}", *arguments, log=log))
+    assert ended["code"] == 2 and "has no rows" in log.read_text()

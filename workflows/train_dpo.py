@@ -78,6 +78,15 @@ def main(config: TrainDpo, run: "Run") -> "Result":
     return Result(outputs, {**figures, **counts})
 
 
+def plan(config: TrainDpo) -> dict[str, Any]:
+    """Return steps, workers and memory, as far as they can be known before anything starts."""
+    from components.training import estimate, job
+
+    recipe = job.Recipe(config.adapter, config.optim, config.deepspeed, config.scale, config.save, config.seed)
+    sizes = {"max_tokens": config.max_tokens, "sides": 2}
+    return estimate.estimate(config.model, config.preferences, Path(config.storage), recipe, **sizes)
+
+
 if __name__ == "__main__":
     from components.orchestration.entry import entry
 

@@ -1,5 +1,6 @@
 """Fine-tune a chat model on demonstrations: only their completions carry loss."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.config import Field, ModelRef, TableRef, WorkflowConfig
@@ -64,6 +65,15 @@ def main(config: TrainSft, run: "Run") -> "Result":
     facts["adapter"] = config.adapter.model_dump(mode="json")
     outputs = job.publish(run, recipe, model, table, facts)
     return Result(outputs, {**figures, "rows/train": len(training.rows), "rows/dropped": training.dropped})
+
+
+def plan(config: TrainSft) -> dict[str, Any]:
+    """Return steps, workers and memory, as far as they can be known before anything starts."""
+    from components.training import estimate, job
+
+    recipe = job.Recipe(config.adapter, config.optim, config.deepspeed, config.scale, config.save, config.seed)
+    sizes = {"max_tokens": config.max_tokens, "sides": 1}
+    return estimate.estimate(config.model, config.demonstrations, Path(config.storage), recipe, **sizes)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def claim_of(answer: str, start: int, end: int) -> str:
     if _MARK.match(answer.lstrip()):
         after = _MARK.sub("", answer[end:]).strip()
         boundary = _BOUNDARY.search(after)
-        return without_citations(after[: boundary.start()] if boundary else after)
+        return without_citations(after[: boundary.end()] if boundary else after).strip()
     before = _MARK.sub("", answer[:start]).rstrip()
     inner = list(_BOUNDARY.finditer(before))
     return without_citations(before[inner[-1].end() :] if inner else before)

@@ -27,7 +27,11 @@ from components.training.settings import (
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained, whatever the loss."""
+    """How a model is trained, whatever the loss.
+
+    Raises:
+        UserError: the batch cannot be shared out over the workers.
+    """
 
     adapter: AdapterConfig
     optim: OptimConfig
@@ -35,6 +39,9 @@ class Recipe:
     scale: ScaleConfig
     save: SaveConfig
     seed: int
+
+    def __post_init__(self) -> None:
+        accumulation(self.optim, self.scale.workers)
 
     @property
     def output(self) -> str:
@@ -60,12 +67,11 @@ def train(
         payload: what this loop needs besides what every loop gets; plain data.
 
     Raises:
-        UserError: the batch cannot be shared out, or the cluster is too small.
+        UserError: the cluster is too small, or the run's folder holds checkpoints of something else.
         Breach: an invariant of training broke.
     """
     optim, scale = recipe.optim, recipe.scale
     steps = steps_of(len(train_rows.rows), optim.epochs, optim.batch_size)
-    accumulation(optim, scale.workers)
     order = batch_order(train_rows.lengths, steps, optim.batch_size, recipe.seed)
     dtype = weight_dtype(optim.dtype, scale.gpu)
     arguments = trainer_arguments(

@@ -39,7 +39,8 @@ test: setup
 	$(BIN)/python -m pytest
 
 serve: setup
-	$(BIN)/python -m workflows.serve workflows/configs/serve/demo.yaml storage=$(STORAGE) keep=true
+	$(BIN)/python -m workflows.serve workflows/configs/serve/demo.yaml storage=$(STORAGE) keep=true port=8000 \
+	  model=models:/docs-assistant@champion 'index=$(STORAGE)/lancedb#passages'
 
 ui: setup
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/$(STORAGE)/mlflow.db --port 5000

@@ -29,35 +29,27 @@ class BuildPreferences(WorkflowConfig):
 
 def main(config: BuildPreferences, run: "Run") -> "Result":
     """Write the tables and return their references."""
-    if (config.index is None) == (config.file is None):
-        raise UserError("give either index (a passages table) or file (your own pairs), not both and not neither")
-    return from_file(config) if config.file else from_index(config, run)
-
-
-def from_index(config: BuildPreferences, run: "Run") -> "Result":
-    """Questions from passages; the model's answers and spoiled ones, judged, become pairs."""
-    from components.data import pairs as pairing
-    from components.data import questions, records, selection, store
+    from components.data import build, selection, store
+    from components.tracking.lineage import write_lineage
     from components.tracking.run import Result
 
-    assert config.index is not None
-    index = store.pin(config.index)
-    run.log_dataset("passages", index, "source")
-    passages = store.read(index, columns=questions.COLUMNS, require=True)
-    chosen = selection.select(questions.make_questions(passages, config.questions, config.seed), config.sizes)
-    samples = draw(config, run, chosen.compared + chosen.compared_test) if config.model else {}
-    rows = pairing.make_pairs(chosen.compared, samples, config.sizes.pairs, config.pairs)
-    rows += pairing.make_pairs(chosen.compared_test, samples, config.sizes.test_pairs, config.pairs)
-    run.log_text(selection.sample_text(chosen, rows), "samples.md")
-    demonstrations = [pairing.demonstration(question) for question in chosen.demonstrated + chosen.test]
+    if (config.index is None) == (config.file is None):
+        raise UserError("give either index (a passages table) or file (your own pairs), not both and not neither")
     uri = f"{config.storage}/lancedb"
-    asked = [question.row() for question in chosen.questions]
-    outputs = {
-        "questions": store.overwrite(uri, "questions", asked, records.QUESTION),
-        "demonstrations": store.overwrite(uri, "demonstrations", demonstrations, records.DEMONSTRATION),
-        "preferences": store.overwrite(uri, "preferences", rows, records.PREFERENCE),
-    }
-    return Result(outputs, selection.figures(chosen, rows, samples))
+    if config.file:
+        source = str(Path(config.file).resolve())
+        salt = config.questions.split_salt
+        tables, figures = build.write_file(uri, Path(source), config.file_test_share, salt)
+    else:
+        source = store.pin(str(config.index))
+        run.log_dataset("passages", source, "source")
+        chosen = build.choose(source, config.questions, config.sizes, config.seed)
+        samples = draw(config, run, chosen.compared + chosen.compared_test) if config.model else {}
+        tables, pairs, figures = build.write_chosen(uri, chosen, samples, config.sizes, config.pairs)
+        run.log_text(selection.sample_text(chosen, pairs), "samples.md")
+    facts = {"tables": tables, "sampled_from": config.model, "seed": config.seed}
+    write_lineage(run.dir, kind="preferences", run=run, parents=[source], facts=facts)
+    return Result(dict(tables), figures)
 
 
 def draw(config: BuildPreferences, run: "Run", asked: list) -> dict[str, list[str]]:
@@ -66,8 +58,7 @@ def draw(config: BuildPreferences, run: "Run", asked: list) -> dict[str, list[st
     from components.models import engine, sources
     from components.orchestration.cluster import ray_session
 
-    assert config.model is not None
-    model = sources.resolve(config.model, run.cache)
+    model = sources.resolve(str(config.model), run.cache)
     template = ChatTemplate.from_folder(model)
     prompts = [{"prompt_id": q.prompt_id, "prompt_ids": template.prompt_ids(q.prompt)} for q in asked]
     answers: dict[str, list[str]] = {}
@@ -75,23 +66,6 @@ def draw(config: BuildPreferences, run: "Run", asked: list) -> dict[str, list[st
         for reply in engine.sample(prompts, model, config.sampling, config.engine, seed=config.seed):
             answers.setdefault(reply["prompt_id"], []).append(reply["text"])
     return answers
-
-
-def from_file(config: BuildPreferences) -> "Result":
-    """A person's own pairs, with a demonstration of each chosen answer."""
-    from components.data import preference_files, records, store
-    from components.tracking.run import Result
-
-    found = preference_files.read_preferences(
-        Path(str(config.file)), config.file_test_share, config.questions.split_salt
-    )
-    demonstrations = preference_files.demonstrations_of(found.rows)
-    uri = f"{config.storage}/lancedb"
-    outputs = {
-        "preferences": store.overwrite(uri, "preferences", found.rows, records.PREFERENCE),
-        "demonstrations": store.overwrite(uri, "demonstrations", demonstrations, records.DEMONSTRATION),
-    }
-    return Result(outputs, preference_files.figures(found))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Answer held-out questions and score held-out pairs with a model; metrics with 95 % bootstrap intervals."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from components.config import Field, ModelRef, TableRef, UserError, WorkflowConfig
@@ -50,30 +49,28 @@ def main(config: Evaluate, run: "Run") -> "Result":
 
 def answer(config: Evaluate, run: "Run", model: "Path", template: "ChatTemplate") -> tuple[dict, str]:
     """Greedy answers to the test questions, judged; written to a file as well."""
-    from components.data import evaluation
+    from components.data import evaluation, store
     from components.models import engine
 
-    assert config.questions is not None
-    questions = evaluation.held_out(config.questions, config.limit)
-    run.log_dataset("questions", config.questions, "evaluation")
+    table = store.pin(str(config.questions))
+    run.log_dataset("questions", table, "evaluation")
+    questions = evaluation.held_out(table, config.limit)
     prompts = [{"prompt_ids": template.prompt_ids(question["prompt"])} for question in questions]
     sampling = Sampling(max_new_tokens=config.max_new_tokens)
     answers = engine.sample(prompts, model, sampling, config.engine, seed=config.seed)
-    path = run.dir / "answers.jsonl"
-    lines = [json.dumps(row, ensure_ascii=False) for row in evaluation.judged_rows(questions, answers)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path = evaluation.write_answers(run.dir / "answers.jsonl", questions, answers)
     run.log_artifact(path)
     return evaluation.evaluate_answers(questions, answers, seed=config.seed), str(path)
 
 
 def score_pairs(config: Evaluate, run: "Run", model: "Path", template: "ChatTemplate") -> dict:
     """The share of held-out pairs that the model ranks as the judge (or the person) did."""
-    from components.data import evaluation
+    from components.data import evaluation, store
     from components.models import prefix_scores
 
-    assert config.preferences is not None
-    pairs = evaluation.held_out(config.preferences, config.pair_limit)
-    run.log_dataset("preferences", config.preferences, "evaluation")
+    table = store.pin(str(config.preferences))
+    run.log_dataset("preferences", table, "evaluation")
+    pairs = evaluation.held_out(table, config.pair_limit)
     coded = [template.pair(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in pairs]
     answers = [(pair.chosen_ids, pair.rejected_ids) for pair in coded]
     means = prefix_scores.mean_logprobs(model, [pair.prompt_ids for pair in coded], answers)

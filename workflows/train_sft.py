@@ -1,29 +1,19 @@
 """Fine-tune a chat model on demonstrations: only their completions carry loss."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.config import Field, ModelRef, TableRef, WorkflowConfig
-from components.models.adapters import AdapterConfig
-from components.training.deepspeed import DeepSpeedConfig
-from components.training.settings import OptimConfig, SaveConfig, ScaleConfig
+from components.config import Field, ModelRef, TableRef
+from components.training.settings import TrainingConfig
 
 if TYPE_CHECKING:
     from components.tracking.run import Result, Run
 
 
-class TrainSft(WorkflowConfig):
+class TrainSft(TrainingConfig):
     """What train_sft reads from its YAML."""
 
     model: ModelRef = Field(description="the chat model to start from")
     demonstrations: TableRef = Field(description="table of prompts and completions; only split 'train' is trained on")
-    max_tokens: int = Field(1024, ge=8, description="longer rows are dropped whole and counted")
-    eval_rows: int = Field(32, ge=0, description="rows of split 'test' whose loss is measured at the end")
-    adapter: AdapterConfig = Field(AdapterConfig(), description="what is trained")
-    optim: OptimConfig = Field(OptimConfig(), description="how the weights are updated")
-    deepspeed: DeepSpeedConfig = Field(DeepSpeedConfig(), description="how training is sharded")
-    scale: ScaleConfig = Field(ScaleConfig(), description="workers")
-    save: SaveConfig = Field(SaveConfig(), description="checkpoints")
 
 
 def main(config: TrainSft, run: "Run") -> "Result":
@@ -35,6 +25,7 @@ def main(config: TrainSft, run: "Run") -> "Result":
     from components.tracking.run import Result
     from components.training import job, sft
     from components.training.rows import read_sample, read_split
+    from components.training.settings import Recipe
 
     model = sources.resolve(config.model, run.cache)
     template = ChatTemplate.from_folder(model)
@@ -45,7 +36,7 @@ def main(config: TrainSft, run: "Run") -> "Result":
     evaluation = read_sample(
         table, "test", convert, max_tokens=config.max_tokens, size=config.eval_rows, seed=config.seed
     )
-    recipe = job.Recipe(config.adapter, config.optim, config.deepspeed, config.scale, config.save, config.seed)
+    recipe = Recipe.of(config)
     facts: dict[str, Any] = {
         "base_digest": sources.digest(model, run.cache),
         "template_digest": template.digest,
@@ -69,11 +60,9 @@ def main(config: TrainSft, run: "Run") -> "Result":
 
 def plan(config: TrainSft) -> dict[str, Any]:
     """Return steps, workers and memory, as far as they can be known before anything starts."""
-    from components.training import estimate, job
+    from components.training.estimate import estimate
 
-    recipe = job.Recipe(config.adapter, config.optim, config.deepspeed, config.scale, config.save, config.seed)
-    sizes = {"max_tokens": config.max_tokens, "sides": 1}
-    return estimate.estimate(config.model, config.demonstrations, Path(config.storage), recipe, **sizes)
+    return estimate(config, config.model, config.demonstrations, sides=1)
 
 
 if __name__ == "__main__":

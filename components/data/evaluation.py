@@ -1,7 +1,10 @@
 """How answers to held-out questions become metrics with intervals; the same for every model and the server."""
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from components.config import UserError
@@ -33,6 +36,15 @@ def judge_answers(questions: Sequence[Mapping[str, Any]], answers: Sequence[Mapp
         judge(answer["text"], Question.from_row(dict(question)))
         for question, answer in zip(questions, answers, strict=True)
     ]
+
+
+def write_answers(path: Path, questions: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> Path:
+    """Write each question with its answer and judgement as a line of JSON; nothing half-written is ever seen."""
+    part = path.with_suffix(".part")
+    lines = [json.dumps(row, ensure_ascii=False) for row in judged_rows(questions, answers)]
+    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(part, path)
+    return path
 
 
 def judged_rows(questions: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ _VERB = (
 )
 _SUBJECT = re.compile(rf"^([\w`*'./() -]{{3,60}}?) {_VERB}")
 _SAYS = re.compile(rf"\b{_VERB}|^(?:This|It|Describes|Pass|Use|Works|Supports)\b")
-_FINITE = re.compile(r"\b(?:is|are|was|can|will|should|must|has|have|needs|occurred|failed)\b")
+_FINITE = re.compile(r"\b(?:is|are|was|can|will|should|must|has|have|had|needs|occurred|failed)\b|n't\b")
 _POINTS_ON = re.compile(r"\b(?:following|follows|below|above|Unless explicitly)\b")  # the answer is elsewhere
 _DANGLING = re.compile(r"\b(?:always|also|only|to|and|or|not|of|by|that|which)$")
 

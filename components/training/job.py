@@ -5,48 +5,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.models.adapters import AdapterConfig
 from components.tracking.lineage import write_lineage
 from components.tracking.run import Run
-from components.training.deepspeed import DeepSpeedConfig
 from components.training.launch import FOLDER, launch
 from components.training.rows import Tokenized, batch_order, steps_of, write_rows
-from components.training.settings import (
-    OptimConfig,
-    SaveConfig,
-    ScaleConfig,
-    accumulation,
-    trainer_arguments,
-    weight_dtype,
-)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained, whatever the loss.
-
-    Raises:
-        UserError: the batch cannot be shared out over the workers.
-    """
-
-    adapter: AdapterConfig
-    optim: OptimConfig
-    deepspeed: DeepSpeedConfig
-    scale: ScaleConfig
-    save: SaveConfig
-    seed: int
-
-    def __post_init__(self) -> None:
-        accumulation(self.optim, self.scale.workers)
-
-    @property
-    def output(self) -> str:
-        """What training makes: the name of the output and of its folder."""
-        return "model" if self.adapter.name == "none" else "adapter"
+from components.training.settings import Recipe, trainer_arguments, weight_dtype
 
 
 def train(
@@ -74,17 +40,7 @@ def train(
     steps = steps_of(len(train_rows.rows), optim.epochs, optim.batch_size)
     order = batch_order(train_rows.lengths, steps, optim.batch_size, recipe.seed)
     dtype = weight_dtype(optim.dtype, scale.gpu)
-    arguments = trainer_arguments(
-        optim,
-        recipe.deepspeed,
-        recipe.save,
-        workers=scale.workers,
-        gpu=scale.gpu,
-        bf16=dtype == "bfloat16",
-        steps=steps,
-        seed=recipe.seed,
-        checkpoints=run_dir / FOLDER,
-    )
+    arguments = trainer_arguments(recipe, bf16=dtype == "bfloat16", steps=steps, checkpoints=run_dir / FOLDER)
     whole = {
         "model": str(model),
         "adapter": recipe.adapter.model_dump(),

@@ -28,7 +28,7 @@ def launch(
 ) -> dict[str, Any]:
     """Run ``loop(payload)`` on every worker and return what rank 0's returned.
 
-    The payload (plain data) gains ``resume_from``, ``checkpoints``, ``workers``, ``threads`` and ``gpu``.
+    The payload (plain data) gains ``checkpoints``, ``workers``, ``threads`` and ``gpu``.
 
     Raises:
         UserError: the cluster is too small, or the checkpoints in ``run_dir`` are of something else.
@@ -43,7 +43,6 @@ def launch(
         logger.info("going on from %s", resume_from)
     payload = {
         **payload,
-        "resume_from": str(resume_from) if resume_from else None,
         "checkpoints": str(folder),
         "workers": scale.workers,
         "threads": cores,
@@ -120,11 +119,9 @@ def prepare_worker(payload: dict[str, Any]) -> None:
 
 
 def resume_point(payload: dict[str, Any]) -> str | None:
-    """Return the checkpoint to go on from: the last one of this run, else the one that the driver found."""
-    import ray.train
-
-    checkpoint = ray.train.get_checkpoint()
-    return checkpoint.path if checkpoint else payload["resume_from"]
+    """Return the last whole checkpoint; every rank finds the same one, as none writes before all have started."""
+    found = checkpoints.latest(Path(payload["checkpoints"]))
+    return str(found) if found else None
 
 
 def _trainer_class() -> "type[TorchTrainer]":

@@ -1,10 +1,12 @@
 """The sections of a training workflow's YAML, and what follows from them: batch shape and trainer arguments."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from components.config import Config, Field, UserError
-from components.training import deepspeed
+from components.config import Config, Field, UserError, WorkflowConfig
+from components.models.adapters import AdapterConfig
+from components.training.deepspeed import DeepSpeedConfig, build
 
 
 class ScaleConfig(Config):
@@ -42,6 +44,47 @@ class SaveConfig(Config):
     keep: int = Field(2, ge=2, description="checkpoints kept; the one being written is one of them")
 
 
+class TrainingConfig(WorkflowConfig):
+    """What every training workflow's configuration has."""
+
+    max_tokens: int = Field(1024, ge=8, description="rows with more tokens (a pair: on a side) are dropped and counted")
+    eval_rows: int = Field(32, ge=0, description="rows of split 'test' that are measured at the end")
+    adapter: AdapterConfig = Field(AdapterConfig(), description="what is trained")
+    optim: OptimConfig = Field(OptimConfig(), description="how the weights are updated")
+    deepspeed: DeepSpeedConfig = Field(DeepSpeedConfig(), description="how training is sharded")
+    scale: ScaleConfig = Field(ScaleConfig(), description="how many workers train, and on what")
+    save: SaveConfig = Field(SaveConfig(), description="when checkpoints are written")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained, whatever the loss.
+
+    Raises:
+        UserError: the batch cannot be shared out over the workers.
+    """
+
+    adapter: AdapterConfig
+    optim: OptimConfig
+    deepspeed: DeepSpeedConfig
+    scale: ScaleConfig
+    save: SaveConfig
+    seed: int
+
+    def __post_init__(self) -> None:
+        accumulation(self.optim, self.scale.workers)
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> "Recipe":
+        """Return the recipe in a training workflow's configuration."""
+        return cls(config.adapter, config.optim, config.deepspeed, config.scale, config.save, config.seed)
+
+    @property
+    def output(self) -> str:
+        """What training makes: the name of the output and of its folder."""
+        return "model" if self.adapter.name == "none" else "adapter"
+
+
 def accumulation(optim: OptimConfig, workers: int) -> int:
     """Return how many forward passes of each worker make one optimizer step.
 
@@ -57,28 +100,18 @@ def accumulation(optim: OptimConfig, workers: int) -> int:
     return optim.batch_size // at_once
 
 
-def trainer_arguments(
-    optim: OptimConfig,
-    sharding: deepspeed.DeepSpeedConfig,
-    save: SaveConfig,
-    *,
-    workers: int,
-    gpu: bool,
-    bf16: bool,
-    steps: int,
-    seed: int,
-    checkpoints: Path,
-) -> dict[str, Any]:
+def trainer_arguments(recipe: Recipe, *, bf16: bool, steps: int, checkpoints: Path) -> dict[str, Any]:
     """Return the keyword arguments that TRL's SFTConfig and DPOConfig share.
 
     The rows arrive in batch order, so the sampler is sequential and the step alone says where to go on.
     """
+    optim, gpu = recipe.optim, recipe.scale.gpu
     return {
         "output_dir": str(checkpoints),
         "max_steps": steps,
         "per_device_train_batch_size": optim.micro_batch_size,
         "per_device_eval_batch_size": optim.micro_batch_size,
-        "gradient_accumulation_steps": accumulation(optim, workers),
+        "gradient_accumulation_steps": accumulation(optim, recipe.scale.workers),
         "learning_rate": optim.learning_rate,
         "lr_scheduler_type": optim.schedule,
         "warmup_steps": round(optim.warmup * steps),
@@ -88,17 +121,17 @@ def trainer_arguments(
         "bf16": bf16,
         "use_cpu": not gpu,
         "gradient_checkpointing": optim.gradient_checkpointing,
-        "deepspeed": deepspeed.build(sharding, bf16=bf16, max_grad_norm=optim.max_grad_norm),
+        "deepspeed": build(recipe.deepspeed, bf16=bf16, max_grad_norm=optim.max_grad_norm),
         "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": gpu,
         "logging_steps": 1,
         "save_strategy": "steps",
-        "save_steps": save.every,
-        "save_total_limit": save.keep,
+        "save_steps": recipe.save.every,
+        "save_total_limit": recipe.save.keep,
         "eval_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
-        "seed": seed,
+        "seed": recipe.seed,
         "max_length": None,
     }
 

@@ -69,7 +69,7 @@ def test_from_demonstrations_to_an_aligned_model_through_a_hard_kill(storage, ti
     aligned = finish(start("train_dpo", *dpo, log=log))
     assert aligned["code"] == 0, log.read_text()[-3000:]
     assert "going on from" in log.read_text()
-    assert aligned["metrics"]["rows/reference_computed"] == 0  # they were kept
+    assert aligned["metrics"]["rows/scored"] == 0  # they were kept
     assert aligned["metrics"]["steps"] == 90 and aligned["metrics"]["eval/rewards/accuracies"] == 1.0
     assert store.count(f"{storage}/lancedb#reference_logprobs") == 30 + 8
 

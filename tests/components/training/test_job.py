@@ -20,7 +20,7 @@ from components.training.deepspeed import DeepSpeedConfig
 from components.training.preference import LossConfig, dpo_loop, with_reference
 from components.training.reference import pair_ids, score_pairs
 from components.training.rows import tokenize
-from components.training.settings import OptimConfig, SaveConfig, ScaleConfig
+from components.training.settings import OptimConfig, Recipe, SaveConfig, ScaleConfig
 from components.training.sft import demonstration_ids, sft_loop
 
 STEPS, BATCH = 6, 8
@@ -85,7 +85,7 @@ def recipe(**changes):
         "save": SaveConfig(every=2),
         "seed": 3,
     }
-    return job.Recipe(**(parts | changes))
+    return Recipe(**(parts | changes))
 
 
 def train_sft(folder, model, how, log=None, evaluate=False):

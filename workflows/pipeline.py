@@ -24,11 +24,9 @@ class Pipeline(WorkflowConfig):
 
 def main(config: Pipeline, run: "Run") -> "Result":
     """Run the steps, write ``summary.json``, print the before/after table."""
-    from components.orchestration.graph import fill
     from components.orchestration.memory import PeakMemory
     from components.orchestration.schedule import Setting, check_steps, run_steps
-    from components.orchestration.summary import print_evaluations, write_summary
-    from components.tracking.run import Result
+    from components.orchestration.summary import conclude
 
     check_steps(config.steps, schema_of)
     started = time.monotonic()
@@ -37,8 +35,7 @@ def main(config: Pipeline, run: "Run") -> "Result":
         folder=storage / "pipeline" / config.name,
         project=Path(__file__).resolve().parents[1],
         parent_run=run.id,
-        storage=config.storage,
-        experiment=config.experiment,
+        shared={name: getattr(config, name) for name in ("storage", "experiment")},
         seed=config.seed,
         ray=config.ray.model_copy(update={"address": config.ray.address or os.environ.get("RAY_ADDRESS")}),
         max_parallel=config.max_parallel,
@@ -46,19 +43,7 @@ def main(config: Pipeline, run: "Run") -> "Result":
     )
     with PeakMemory() as memory:
         steps = run_steps(config.steps, setting)
-    failed = {name: step for name, step in steps.items() if step.status == "failed"}
-    offers = {name: step.outputs for name, step in steps.items()}
-    complete = {} if failed else fill(config.evaluations, offers)
-    summary = write_summary(storage, steps, complete, time.monotonic() - started, memory.peak_bytes)
-    run.log_artifact(summary)
-    print_evaluations(complete)
-    if failed:
-        errors = "; ".join(f"step {name}: {step.error}" for name, step in failed.items())
-        raise (UserError if all(step.is_users_error for step in failed.values()) else RuntimeError)(errors)
-    outputs: dict[str, Any] = {"summary": str(summary)}
-    outputs |= {key: value for step in steps.values() for key, value in step.outputs.items() if key == "report"}
-    cached = sum(step.status == "cached" for step in steps.values())
-    return Result(outputs, {"steps": len(steps), "steps_cached": cached, "seconds": time.monotonic() - started})
+    return conclude(run, storage, steps, config.evaluations, time.monotonic() - started, memory.peak_bytes)
 
 
 def schema_of(workflow: str) -> type[WorkflowConfig]:
@@ -75,14 +60,10 @@ def schema_of(workflow: str) -> type[WorkflowConfig]:
 
 def plan(config: Pipeline) -> dict[str, Any]:
     """Return the steps in the order in which they run, and what each waits for; wrong steps are refused."""
-    from components.orchestration.graph import order
     from components.orchestration.schedule import check_steps
 
-    check_steps(config.steps, schema_of)
-    waits = order(config.steps)
-    return {
-        name: f"{config.steps[name].workflow} after {sorted(wanted) or 'nothing'}" for name, wanted in waits.items()
-    }
+    waits = check_steps(config.steps, schema_of)
+    return {name: f"after {', '.join(sorted(wanted)) or 'nothing'}" for name, wanted in waits.items()}
 
 
 if __name__ == "__main__":

@@ -40,22 +40,27 @@ class Setting:
     folder: Path  # configurations and logs of the steps
     project: Path  # uploaded as the jobs' working directory
     parent_run: str
-    storage: str
-    experiment: str
+    shared: dict[str, str]  # the storage and the experiment, the same for all steps
     seed: int
     ray: RayConfig
     max_parallel: int
     schema_of: Callable[[str], type[WorkflowConfig]]  # workflow name → its config class
 
 
-def check_steps(steps: Mapping[str, StepConfig], schema_of: Callable[[str], type[WorkflowConfig]]) -> None:
+def check_steps(
+    steps: Mapping[str, StepConfig], schema_of: Callable[[str], type[WorkflowConfig]]
+) -> dict[str, set[str]]:
     """Refuse, before anything starts, steps in a circle, unknown workflows and keys, and values of a wrong type.
+
+    Returns step → steps that it waits for, in an order in which they can run.
 
     Raises:
         UserError: naming the step and the key.
     """
-    for name in order(steps):
+    waits = order(steps)
+    for name in waits:
         check(schema_of(steps[name].workflow), steps[name].config, f"steps.{name}.config.", is_reference)
+    return waits
 
 
 def run_steps(steps: Mapping[str, StepConfig], setting: Setting) -> dict[str, Step]:
@@ -136,7 +141,7 @@ def _configure(name: str, step: StepConfig, ended: Mapping[str, Step], setting: 
         for known, end in ended.items()
     }
     values = {"seed": setting.seed, **fill(step.config, offers)}
-    values |= {"storage": setting.storage, "experiment": setting.experiment}
+    values |= setting.shared
     return absolute(parse(setting.schema_of(step.workflow), values, f"steps.{name}.config."))
 
 

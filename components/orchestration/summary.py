@@ -6,9 +6,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.config import UserError
+from components.orchestration.graph import fill
 from components.orchestration.schedule import Step
+from components.tracking.run import Result, Run
 
 Evaluation = Mapping[str, Mapping[str, float]]  # metric → {"mean", "low", "high", "n"}
+
+
+def conclude(
+    run: Run, storage: Path, steps: Mapping[str, Step], wanted: Mapping[str, str], seconds: float, peak_bytes: int
+) -> Result:
+    """Write and log ``summary.json``, print the before/after table, return what the pipeline made.
+
+    Args:
+        wanted: name of an evaluation → ``<step.output>`` that holds it; left out where a step failed.
+
+    Raises:
+        UserError: only steps failed whose input was wrong.
+        RuntimeError: another step failed.
+    """
+    failed = {name: step for name, step in steps.items() if step.status == "failed"}
+    evaluations = {} if failed else fill(dict(wanted), {name: step.outputs for name, step in steps.items()})
+    summary = write_summary(storage, steps, evaluations, seconds, peak_bytes)
+    run.log_artifact(summary)
+    print_evaluations(evaluations)
+    if failed:
+        errors = "; ".join(f"step {name}: {step.error}" for name, step in failed.items())
+        raise (UserError if all(step.is_users_error for step in failed.values()) else RuntimeError)(errors)
+    reports = [step.outputs["report"] for step in steps.values() if "report" in step.outputs]
+    outputs = {"summary": str(summary), **({"report": reports[-1]} if reports else {})}
+    cached = sum(step.status == "cached" for step in steps.values())
+    return Result(outputs, {"steps": len(steps), "steps_cached": cached, "seconds": seconds})
 
 
 def write_summary(

@@ -30,7 +30,7 @@ class QuestionConfig(Config):
     withheld_passages: int = Field(2, ge=1, le=9, description="similar passages that questions ask for in vain")
     per_context: int = Field(4, ge=1, le=8, description="questions over the same passages")
     answerable_share: float = Field(0.55, gt=0, lt=1, description="share of questions that have an answer")
-    cut_share: float = Field(0.8, ge=0, le=1, description="share of contexts with a passage cut to one sentence")
+    cut_share: float = Field(0.6, ge=0, le=1, description="share of contexts with a passage cut to one sentence")
     test_share: float = Field(0.35, gt=0, lt=1, description="share of contexts that no training may see")
     split_salt: str = Field("", description="another value gives another split")
 

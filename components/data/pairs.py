@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.config import Config, Field
-from components.data.grounding import ABSTENTION, cite, shown, without_citations
+from components.data.grounding import ABSTENTION, abstains, cite, shown, without_citations
 from components.data.judge import judge
 from components.data.records import Question, content_hash
 
@@ -17,7 +17,7 @@ class PairConfig(Config):
     per_prompt: int = Field(2, ge=1, description="most pairs with the same prompt")
     margin: float = Field(0.2, gt=0, le=1, description="least difference of the two scores")
     sampled_share: float = Field(
-        0.4, ge=0, le=1, description="share of pairs whose worse answer is the model's, as far as it has any"
+        0.4, ge=0, le=1, description="share of wrong answers (not abstentions) that the model gave itself, if it did"
     )
 
 
@@ -55,8 +55,10 @@ def perturbations(question: Question) -> Iterator[tuple[str, str]]:
         extra = [_claim(question, i) for i in others]
         yield "rambles", f"{question.reference} {' '.join(extra)} {plain} The passages above say so: {plain}"
     else:
+        named = [i for i in others if f"`{question.passages[i - 1]['title']}`" in question.question]
+        other = named[0] if named else other  # what tempts most: the thing is there, what is asked of it is not
         yield "answers_anyway", cite(other, _claim(question, other))
-        second = others[(shift + 1) % len(others)]
+        second = others[others.index(other) - 1]
         yield "answers_another", cite(second, _claim(question, second))
 
 
@@ -76,10 +78,9 @@ def make_pairs(
 ) -> list[dict[str, Any]]:
     """At most `limit` rows of the `preferences` table: the best answer against worse ones.
 
-    `samples` holds the model's answers by prompt id. Every prompt gives one pair before any gives a second;
-    the ways of spoiling an answer take turns, so that none dominates.
+    `samples` holds the model's answers by prompt id. Every prompt gives one pair before any gives a second, and
+    answerable ones give their second first. See `_pick` for which of the worse answers is taken.
     """
-    used: Counter[str] = Counter()
     worse: dict[str, list[Candidate]] = {}
     best: dict[str, Candidate] = {}
     for question in questions:
@@ -87,19 +88,36 @@ def make_pairs(
         best[question.prompt_id] = max(found, key=lambda c: (c.score, c.source == "reference"))
         limit_score = best[question.prompt_id].score - config.margin
         worse[question.prompt_id] = [c for c in found if c.score <= limit_score + 1e-9]
+    counts: Counter[str] = Counter()
     pairs: list[dict[str, Any]] = []
-    for _ in range(config.per_prompt):
-        for question in questions:
+    for turn in range(config.per_prompt):
+        for question in questions if turn == 0 else sorted(questions, key=lambda q: not q.answerable):
             options = worse[question.prompt_id]
-            if len(pairs) == limit:
-                return pairs
-            if options:
-                wants_sample = used["sample"] < config.sampled_share * (len(pairs) + 1)
-                pick = min(options, key=lambda c: ((c.source == "sample") != wants_sample, used[c.source], c.text))
+            if options and len(pairs) < limit:
+                pick = _pick(options, question.answerable, config.sampled_share, counts)
                 options.remove(pick)
-                used[pick.source] += 1
                 pairs.append(_pair(question, best[question.prompt_id], pick))
     return pairs
+
+
+def _pick(options: Sequence[Candidate], answerable: bool, sampled_share: float, counts: Counter[str]) -> Candidate:
+    """The worse answer to compare with next, noted in `counts`.
+
+    As many pairs prefer an answer to an abstention as an abstention to an answer: with too few of the first,
+    training would teach to abstain always. Otherwise samples have their share, and the ways of spoiling an
+    answer take turns.
+    """
+    refusing = [c for c in options if abstains(c.text)] if answerable else []
+    if refusing and counts["answer over abstention"] < counts["abstention over answer"]:
+        counts["answer over abstention"] += 1
+        return refusing[0]
+    wrong = [c for c in options if c not in refusing] or refusing
+    side = "answerable" if answerable else "unanswerable"
+    wants_sample = counts[f"{side} sample"] < sampled_share * (counts[side] + 1)
+    pick = min(wrong, key=lambda c: ((c.source == "sample") != wants_sample, counts[c.source], c.text))
+    counts.update([side, pick.source, *([f"{side} sample"] if pick.source == "sample" else [])])
+    counts["abstention over answer"] += not answerable
+    return pick
 
 
 def _claim(question: Question, position: int) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT", bound=WorkflowConfig)
 DONE, FAILED, INVALID = 0, 1, 2
+_LOCK_TIMEOUT_S, _LOCK_POLL_S = 60.0, 3.0
 logger = logging.getLogger(__name__)
 
 
@@ -182,16 +183,25 @@ def _with_registered_models(config: ConfigT, storage: Path) -> ConfigT:
 def _only_one(storage: Path, workflow: str, key: str) -> Iterator[None]:
     """Hold the step's lock, which the kernel frees even after a hard kill.
 
+    A job whose pipeline was killed takes a while to end with its cluster, so the lock is waited for.
+
     Raises:
-        UserError: another process is at the same step.
+        UserError: another process is at the same step and stays at it.
     """
     folder = storage / "locks"
     folder.mkdir(exist_ok=True)
     with (folder / f"{workflow}-{key[:12]}").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{workflow} with this configuration is running already: wait for it or stop it") from error
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    sentence = f"{workflow} with this configuration is running already: wait for it or stop it"
+                    raise UserError(sentence) from error
+                logger.info("waiting for another process that is at the same %s", workflow)
+                time.sleep(_LOCK_POLL_S)
         yield
 
 

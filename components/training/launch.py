@@ -28,7 +28,7 @@ def launch(
 ) -> dict[str, Any]:
     """Run ``loop(payload)`` on every worker and return what rank 0's returned.
 
-    The payload (plain data) gains ``checkpoints``, ``workers``, ``threads`` and ``gpu``.
+    The payload (plain data) gains ``checkpoints`` and ``threads``.
 
     Raises:
         UserError: the cluster is too small, or the checkpoints in ``run_dir`` are of something else.
@@ -41,13 +41,7 @@ def launch(
     resume_from = checkpoints.prepare(folder, {**identity, "workers": str(scale.workers)})
     if resume_from:
         logger.info("going on from %s", resume_from)
-    payload = {
-        **payload,
-        "checkpoints": str(folder),
-        "workers": scale.workers,
-        "threads": cores,
-        "gpu": scale.gpu,
-    }
+    payload = {**payload, "checkpoints": str(folder), "threads": cores}
     trainer = _trainer_class()(
         loop,
         train_loop_config=payload,

@@ -4,6 +4,7 @@ import pytest
 
 from components.config import UserError
 from components.data.contexts import QuestionConfig
+from components.data.grounding import abstains
 from components.data.judge import judge
 from components.data.pairs import PairConfig, candidates, demonstration, make_pairs
 from components.data.questions import make_questions
@@ -50,12 +51,21 @@ def test_every_prompt_comes_once_before_any_comes_twice(questions):
     assert len(counts) == 20 and sorted(counts.values()) == [1] * 10 + [2] * 10
 
 
-def test_sampled_answers_have_their_share(questions):
+def test_answering_and_abstaining_are_preferred_equally_often(questions):
     samples = {q.prompt_id: ["It is all about something else entirely."] for q in questions}
-    pairs = make_pairs(questions, samples, 100, PairConfig(per_prompt=1, sampled_share=0.4))
-    sources = Counter(p["source"] for p in pairs)
-    assert sources["sample"] == 40
-    assert len(sources) == 7  # six ways of spoiling an answer
+    answerable = {q.prompt_id: q.answerable for q in questions}
+    pairs = make_pairs(questions, samples, 200, PairConfig(per_prompt=2))
+    abstaining = sum(not answerable[p["prompt_id"]] for p in pairs)
+    answering = sum(abstains(p["rejected"][0]["content"]) for p in pairs)
+    assert abs(abstaining - answering) <= 1 and abstaining > 40
+
+
+def test_sampled_answers_have_their_share_of_the_wrong_ones(questions):
+    samples = {q.prompt_id: ["It is all about something else entirely."] for q in questions}
+    pairs = make_pairs(questions, samples, 200, PairConfig(per_prompt=2, sampled_share=0.4))
+    wrong = Counter(p["source"] for p in pairs if not abstains(p["rejected"][0]["content"]))
+    assert abs(wrong["sample"] / wrong.total() - 0.4) < 0.03
+    assert len(wrong) == 6  # the sample and five ways of spoiling an answer
 
 
 def test_a_demonstration_is_the_reference(questions):

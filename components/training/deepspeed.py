@@ -14,6 +14,16 @@ class DeepSpeedConfig(Config):
     offload: bool = Field(False, description="keep optimizer state (stage 3: and weights) in CPU memory; for GPUs")
 
 
+def join(gpu: bool) -> None:
+    """Tell DeepSpeed of the process group that Ray Train has made.
+
+    A model that is loaded for ZeRO-3 is divided while it loads, among the workers that DeepSpeed knows by then.
+    """
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", auto_mpi_discovery=False, verbose=False)
+
+
 def build(config: DeepSpeedConfig, *, bf16: bool, max_grad_norm: float) -> dict[str, Any]:
     """Return the DeepSpeed config dict; batch sizes are ``auto``: the trainer fills in its own.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.config import CPU_ENV, UserError
-from components.training import checkpoints
+from components.training import checkpoints, deepspeed
 from components.training.callbacks import Breach
 from components.training.settings import ScaleConfig
 
@@ -110,6 +110,7 @@ def prepare_worker(payload: dict[str, Any]) -> None:
         logging.getLogger(chatty).setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     transformers.set_seed(payload["seed"])
+    deepspeed.join(gpu=not payload["arguments"]["use_cpu"])
 
 
 def resume_point(payload: dict[str, Any]) -> str | None:

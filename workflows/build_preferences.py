@@ -7,7 +7,7 @@ from components.config import Field, InputPath, ModelRef, TableRef, UserError, W
 from components.data.contexts import QuestionConfig
 from components.data.pairs import PairConfig
 from components.data.selection import Sizes
-from components.models.engine import EngineConfig, Sampling
+from components.models.engine import Draws, EngineConfig
 
 if TYPE_CHECKING:
     from components.tracking.run import Result, Run
@@ -23,7 +23,7 @@ class BuildPreferences(WorkflowConfig):
     questions: QuestionConfig = Field(QuestionConfig(), description="how questions are made")
     sizes: Sizes = Field(Sizes(), description="how much is made")
     pairs: PairConfig = Field(PairConfig(), description="how answers are paired")
-    sampling: Sampling = Field(Sampling(n=2, temperature=0.8, top_p=0.95), description="how the model answers")
+    sampling: Draws = Field(Draws(), description="how the model answers")
     engine: EngineConfig = Field(EngineConfig(), description="the engines that answer")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.config import Config, Field
-from components.data.grounding import ABSTENTION, abstains, cite, shown, without_citations
+from components.data.grounding import ABSTENTION, abstains, cite, cited, shown, without_citations
 from components.data.judge import judge
 from components.data.records import Question, content_hash
 
@@ -103,9 +103,10 @@ def make_pairs(
 def _pick(options: Sequence[Candidate], answerable: bool, sampled_share: float, counts: Counter[str]) -> Candidate:
     """The worse answer to compare with next, noted in `counts`.
 
-    As many pairs prefer an answer to an abstention as an abstention to an answer: with too few of the first,
-    training would teach to abstain always. Otherwise samples have their share, and the ways of spoiling an
-    answer take turns.
+    As many pairs prefer an answer to an abstention as an abstention to an answer, or training would shift how
+    readily the model abstains instead of when. Only answers that cite count there: a trained model's answers
+    do, and one that does not is told from an abstention by its first word. Otherwise samples have their share,
+    and the ways of spoiling an answer take turns.
     """
     refusing = [c for c in options if abstains(c.text)] if answerable else []
     if refusing and counts["answer over abstention"] < counts["abstention over answer"]:
@@ -116,7 +117,7 @@ def _pick(options: Sequence[Candidate], answerable: bool, sampled_share: float, 
     wants_sample = counts[f"{side} sample"] < sampled_share * (counts[side] + 1)
     pick = min(wrong, key=lambda c: ((c.source == "sample") != wants_sample, counts[c.source], c.text))
     counts.update([side, pick.source, *([f"{side} sample"] if pick.source == "sample" else [])])
-    counts["abstention over answer"] += not answerable
+    counts["abstention over answer"] += not answerable and bool(cited(pick.text))
     return pick
 
 

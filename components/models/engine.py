@@ -19,6 +19,14 @@ class Sampling(Config):
     max_new_tokens: int = Field(48, ge=1, description="longest answer, in tokens")
 
 
+class Draws(Sampling):
+    """How several different answers are drawn; a class, so that giving one key keeps the others' defaults."""
+
+    n: int = Field(2, ge=1, description="answers per prompt")
+    temperature: float = Field(0.8, ge=0.0, description="0 takes the likeliest token every time")
+    top_p: float = Field(0.95, gt=0.0, le=1.0, description="share of the probability mass to draw from")
+
+
 class EngineConfig(Config):
     """How vLLM engines are laid out; the defaults fit one machine, with or without a GPU."""
 

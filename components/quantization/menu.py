@@ -22,6 +22,10 @@ class MethodConfig(Config):
 
     name: str = Field("w8a8_int8", description="a file of components/quantization/methods")
 
+    keep: tuple[str, ...] = Field(
+        ("down_proj",), description="linear layers that stay in 16 bit; down_proj's inputs have the largest outliers"
+    )
+
     @field_validator("name")
     @classmethod
     def _is_on_the_menu(cls, name: str) -> str:
@@ -43,5 +47,5 @@ def quantize(source: Path, target: Path, config: MethodConfig) -> None:
         kind = known.get("quant_method", "unknown")
         raise UserError(f"{source} is quantized already ({kind}): give the model that it was made from")
     module = importlib.import_module(f"components.quantization.methods.{config.name}")
-    method: Callable[[Path, Path], None] = getattr(module, config.name)
-    method(source, target)
+    method: Callable[..., None] = getattr(module, config.name)
+    method(source, target, keep=config.keep)

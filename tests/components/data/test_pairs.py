@@ -55,9 +55,9 @@ def test_answering_and_abstaining_are_preferred_equally_often(questions):
     samples = {q.prompt_id: ["It is all about something else entirely."] for q in questions}
     answerable = {q.prompt_id: q.answerable for q in questions}
     pairs = make_pairs(questions, samples, 200, PairConfig(per_prompt=2))
-    abstaining = sum(not answerable[p["prompt_id"]] for p in pairs)
+    abstaining = sum(not answerable[p["prompt_id"]] and p["source"] != "sample" for p in pairs)
     answering = sum(abstains(p["rejected"][0]["content"]) for p in pairs)
-    assert abs(abstaining - answering) <= 1 and abstaining > 40
+    assert abs(abstaining - answering) <= 1 and abstaining > 25
 
 
 def test_sampled_answers_have_their_share_of_the_wrong_ones(questions):

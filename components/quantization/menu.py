@@ -22,9 +22,7 @@ class MethodConfig(Config):
 
     name: str = Field("w8a8_int8", description="a file of components/quantization/methods")
 
-    keep: tuple[str, ...] = Field(
-        ("down_proj",), description="linear layers that stay in 16 bit; down_proj's inputs have the largest outliers"
-    )
+    keep: tuple[str, ...] = Field((), description="last names of linear layers that stay in 16 bit, such as down_proj")
 
     @field_validator("name")
     @classmethod

@@ -19,6 +19,7 @@ from components.tracking.run import PARENT_VARIABLE
 _PROGRESS = re.compile(r"progress (\d+)/(\d+) (\S+)")
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE")
 _POLL_S = 1.0
+_AGENT_TIMEOUT_S = 60.0
 logger = logging.getLogger(__name__)
 
 
@@ -59,11 +60,8 @@ def run_job(
     client = JobSubmissionClient(address)
     env = {**CPU_ENV, COMMIT_VARIABLE: commit(), PARENT_VARIABLE: parent_run}
     env |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    job = client.submit_job(
-        entrypoint=entrypoint,
-        submission_id=f"raylign-{uuid.uuid4().hex[:12]}",
-        runtime_env={"working_dir": str(project), "excludes": ["artifacts"], "env_vars": env},
-    )
+    runtime_env = {"working_dir": str(project), "excludes": ["artifacts"], "env_vars": env}
+    job = _submit(client, entrypoint, runtime_env)
     seen = ""
     try:
         while True:
@@ -80,6 +78,19 @@ def run_job(
         raise
     seen = _follow(client, job, seen, log_path, on_progress)
     return JobEnd(info.status == JobStatus.SUCCEEDED, _last_json(seen), info.message or "")
+
+
+def _submit(client: Any, entrypoint: str, runtime_env: dict[str, Any]) -> str:
+    """Submit a job and return its id; a cluster that has just started has no agent to take it for some seconds."""
+    deadline = time.monotonic() + _AGENT_TIMEOUT_S
+    while True:
+        try:
+            job = f"raylign-{uuid.uuid4().hex[:12]}"
+            return client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
 
 
 def _follow(client: Any, job: str, seen: str, log_path: Path, on_progress: Callable[[int, int, str], None]) -> str:

@@ -61,7 +61,14 @@ def test_from_demonstrations_to_an_aligned_model_through_a_hard_kill(storage, ti
     assert merged["code"] == 0 and merged["metrics"]["merge/parity"] < 1e-3, log.read_text()[-3000:]
 
     model = merged["outputs"]["model"]
-    dpo = [*place, f"model={model}", f"preferences={storage}/lancedb#preferences", *SMALL, "optim.epochs=24"]
+    dpo = [
+        *place,
+        f"model={model}",
+        f"preferences={storage}/lancedb#preferences",
+        *SMALL,
+        "optim.epochs=8",
+        "save.every=5",
+    ]
     killed = start("train_dpo", *dpo, log=log)
     wait_for(storage / "train_dpo", "*/checkpoints/checkpoint-*/complete.json", killed, log)
     killed.send_signal(signal.SIGKILL)
@@ -70,7 +77,7 @@ def test_from_demonstrations_to_an_aligned_model_through_a_hard_kill(storage, ti
     assert aligned["code"] == 0, log.read_text()[-3000:]
     assert "going on from" in log.read_text()
     assert aligned["metrics"]["rows/scored"] == 0  # they were kept
-    assert aligned["metrics"]["steps"] == 90 and aligned["metrics"]["eval/rewards/accuracies"] == 1.0
+    assert aligned["metrics"]["steps"] == 30 and aligned["metrics"]["eval/rewards/accuracies"] == 1.0
     assert store.count(f"{storage}/lancedb#reference_logprobs") == 30 + 8
 
     scored = [*place, f"model={model}", f"preferences={storage}/lancedb#preferences", "dtype=float32"]

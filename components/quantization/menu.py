@@ -22,8 +22,6 @@ class MethodConfig(Config):
 
     name: str = Field("w8a8_int8", description="a file of components/quantization/methods")
 
-    keep: tuple[str, ...] = Field((), description="last names of linear layers that stay in 16 bit, such as down_proj")
-
     @field_validator("name")
     @classmethod
     def _is_on_the_menu(cls, name: str) -> str:
@@ -45,5 +43,5 @@ def quantize(source: Path, target: Path, config: MethodConfig) -> None:
         kind = known.get("quant_method", "unknown")
         raise UserError(f"{source} is quantized already ({kind}): give the model that it was made from")
     module = importlib.import_module(f"components.quantization.methods.{config.name}")
-    method: Callable[..., None] = getattr(module, config.name)
-    method(source, target, keep=config.keep)
+    method: Callable[[Path, Path], None] = getattr(module, config.name)
+    method(source, target)

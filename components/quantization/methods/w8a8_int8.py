@@ -6,23 +6,20 @@ from typing import Any
 from components.models.load import load_model, load_tokenizer
 
 
-def w8a8_int8(source: Path, target: Path, *, keep: tuple[str, ...]) -> None:
+def w8a8_int8(source: Path, target: Path) -> None:
     """Write the model in ``source`` to the new folder ``target`` with every linear layer but the head in int8.
 
     Weights are rounded to nearest, symmetric, with one scale per output channel; activations are rounded
     when served, symmetric, with one scale per token, so no calibration text is needed. Embeddings, norms
     and the head keep their type. The format is compressed-tensors' int-quantized, which vLLM and
     transformers read. Tokenizer, chat template and generation settings come along.
-
-    Args:
-        keep: last names of linear layers that keep their type, too.
     """
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config, preset_name_to_scheme
 
     model = load_model(source, "stored")
     head = model.get_output_embeddings()
-    kept = [name for name, module in model.named_modules() if module is head or name.rpartition(".")[2] in keep]
+    kept = [name for name, module in model.named_modules() if module is head]
     scheme = preset_name_to_scheme("W8A8", targets=["Linear"])
     apply_quantization_config(model, QuantizationConfig(config_groups={"group_0": scheme}, ignore=kept))
     for module in model.modules():

@@ -1,8 +1,13 @@
 """The one place that knows DeepSpeed: its config dict, which TRL and accelerate are handed as it is."""
 
+import time
+from pathlib import Path
 from typing import Any, Literal
 
 from components.config import Config, Field
+
+_CPU_OP = "deepspeed_shm_comm"
+_LOAD_LIMIT_S, _BUILD_LIMIT_S = 15.0, 180.0
 
 
 class DeepSpeedConfig(Config):
@@ -21,7 +26,30 @@ def join(gpu: bool) -> None:
     """
     import deepspeed
 
+    if not gpu:
+        _drop_stale_lock()
     deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", auto_mpi_discovery=False, verbose=False)
+
+
+def _drop_stale_lock() -> None:
+    """Remove the lock of DeepSpeed's C++ op if whoever held it was killed: PyTorch would wait for it for ever.
+
+    Loading an op that is built takes a second or two, building it less than a minute on an idle machine.
+    """
+    from torch.utils.cpp_extension import _get_build_directory
+
+    folder = Path(_get_build_directory(_CPU_OP, False))
+    lock = folder / "lock"
+    limit_s = _LOAD_LIMIT_S if (folder / f"{_CPU_OP}.so").exists() else _BUILD_LIMIT_S
+    while lock.exists():
+        try:
+            age_s = time.time() - lock.stat().st_mtime
+        except FileNotFoundError:  # given back since
+            return
+        if age_s > limit_s:
+            lock.unlink(missing_ok=True)
+        else:
+            time.sleep(0.5)
 
 
 def build(config: DeepSpeedConfig, *, bf16: bool, max_grad_norm: float) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from components.config import UserError
-from components.models.folder import digest
+from components.models.folder import digest, write_whole
 
 FILE = "base.json"
 _LINEAGE = "lineage.json"
@@ -26,9 +25,7 @@ class AdapterBase:
 
     def write(self, folder: Path) -> None:
         """Write the page, whole or not at all."""
-        half = folder / f".{FILE}.half"
-        half.write_text(json.dumps(asdict(self), indent=2))
-        os.replace(half, folder / FILE)
+        write_whole(folder / FILE, json.dumps(asdict(self), indent=2))
 
     @classmethod
     def read(cls, folder: Path) -> "AdapterBase | None":

@@ -64,9 +64,7 @@ def digest(folder: Path, cache: Path | None = None) -> str:
         total.update(f"{name}\0{file_sum}\n".encode())
     if note is not None:
         note.parent.mkdir(parents=True, exist_ok=True)
-        part = note.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps({"stamp": stamp, "digest": total.hexdigest()}))
-        os.replace(part, note)
+        write_whole(note, json.dumps({"stamp": stamp, "digest": total.hexdigest()}))
     return total.hexdigest()
 
 
@@ -91,3 +89,10 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 (hex) of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all: readers see the old one until the new one is there."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text)
+    os.replace(part, path)

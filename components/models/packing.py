@@ -80,11 +80,13 @@ def hidden_states(model: Any, packed: Packed) -> "torch.Tensor":
         from components.models.trunk_split import above
 
         return above(model, packed).flatten(0, 1)
+    return run_backbone(model, packed, input_ids=packed.input_ids).flatten(0, 1)
+
+
+def run_backbone(model: Any, packed: Packed, **tokens: "torch.Tensor") -> "torch.Tensor":
+    """Return the backbone's outputs [B, T, H] for ``tokens`` (``input_ids`` or ``inputs_embeds``), as packed."""
     extra = {} if packed.position_ids is None else {"position_ids": packed.position_ids}
-    hidden = model.base_model(
-        input_ids=packed.input_ids, attention_mask=packed.attention_mask, use_cache=False, **extra
-    ).last_hidden_state
-    return hidden.reshape(-1, hidden.shape[-1])
+    return model.base_model(attention_mask=packed.attention_mask, use_cache=False, **tokens, **extra).last_hidden_state
 
 
 def _keep(input_ids_BT: "torch.Tensor", attention_BT: "torch.Tensor", completion_BT: "torch.Tensor") -> Packed:

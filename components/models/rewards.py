@@ -9,14 +9,14 @@ Shapes: B sequences, T tokens, N completion tokens, K heads.
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from components.config import Config, Field, UserError
-from components.models.adapter_base import AdapterBase
+from components.models.adapter_base import AdapterBase, is_adapter
+from components.models.folder import write_whole
 from components.models.packing import can_share_prompt, collate, hidden_states, pack
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ class RewardInfo:
 
     def write(self, folder: Path) -> None:
         """Write the page, whole or not at all."""
-        half = folder / f".{FILE}.half"
-        half.write_text(json.dumps(asdict(self), indent=2))
-        os.replace(half, folder / FILE)
+        write_whole(folder / FILE, json.dumps(asdict(self), indent=2))
 
     @classmethod
     def read(cls, folder: Path) -> "RewardInfo":
@@ -175,7 +173,7 @@ class RewardModel:
         folder = Path(folder)
         self.info = RewardInfo.read(folder)
         self.max_batch_tokens = max_batch_tokens
-        if (folder / "adapter_config.json").is_file():
+        if is_adapter(folder):
             from peft import PeftModel
 
             if digest(Path(self.info.base)) != self.info.base_digest:

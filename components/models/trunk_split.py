@@ -45,24 +45,19 @@ def below(model: Any, packed: "Packed", first: int) -> "torch.Tensor":
     """Return what the layers under ``first`` make of the tokens [B, T, H], without gradient."""
     import torch
 
+    from components.models.packing import run_backbone
+
     with torch.no_grad(), _only(model.base_model, slice(first), torch.nn.Identity()):
-        return model.base_model(
-            input_ids=packed.input_ids,
-            attention_mask=packed.attention_mask,
-            position_ids=packed.position_ids,
-            use_cache=False,
-        ).last_hidden_state
+        return run_backbone(model, packed, input_ids=packed.input_ids)
 
 
 def above(model: Any, packed: "Packed") -> "torch.Tensor":
     """Return the backbone's outputs [B, T, H] of a batch that holds what the layers below made of it."""
+    from components.models.packing import run_backbone
+
+    assert packed.below_BTH is not None
     with _only(model.base_model, slice(packed.first_layer, None), model.base_model.norm):
-        return model.base_model(
-            inputs_embeds=packed.below_BTH,
-            attention_mask=packed.attention_mask,
-            position_ids=packed.position_ids,
-            use_cache=False,
-        ).last_hidden_state
+        return run_backbone(model, packed, inputs_embeds=packed.below_BTH)
 
 
 def pad(rows: Sequence["torch.Tensor"], width: int) -> "torch.Tensor":

@@ -1,11 +1,11 @@
 """Checkpoints that count only when they are whole: a marker, written last, lists every file with its size."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 from components.config import UserError
+from components.models.folder import write_whole
 
 MARKER = "complete.json"
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -14,9 +14,7 @@ _SNAPSHOT = "checkpoint_manager_snapshot.json"
 def mark_complete(folder: Path, step: int) -> None:
     """Declare a checkpoint whole, once every worker has written its part of it."""
     files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    half = folder / f".{MARKER}.half"
-    half.write_text(json.dumps({"step": step, "files": files}))
-    os.replace(half, folder / MARKER)
+    write_whole(folder / MARKER, json.dumps({"step": step, "files": files}))
 
 
 def is_complete(folder: Path) -> bool:
@@ -54,9 +52,7 @@ def prepare(checkpoints: Path, identity: dict[str, str]) -> Path | None:
                 "the start, or use another storage"
             )
     else:
-        half = page.with_suffix(".half")
-        half.write_text(json.dumps(identity, indent=2))
-        os.replace(half, page)
+        write_whole(page, json.dumps(identity, indent=2))
     # Ray Train would believe its own list of checkpoints, which a kill can leave torn; the markers decide here.
     (checkpoints / _SNAPSHOT).unlink(missing_ok=True)
     for folder in checkpoints.glob("checkpoint-*"):

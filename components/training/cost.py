@@ -1,13 +1,13 @@
 """What a training took: weights trained, memory and time of a step, beside what training all weights would take."""
 
 import json
-import os
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 from components.config import UserError
+from components.models.folder import write_whole
 from components.training.estimate import planned_memory
 from components.training.settings import Recipe
 
@@ -41,9 +41,7 @@ def write(folder: Path, model: Any, clock: StepClock) -> None:
     """Write what this worker has measured: on a CPU, the memory is that of its whole process at its largest."""
     step_s = clock.median_s()
     found = {"cost/trained_parameters": trained_parameters(model), "cost/peak_memory_bytes": peak_memory_bytes()}
-    half = folder / f".{FILE}.half"
-    half.write_text(json.dumps(found | ({} if step_s is None else {"cost/step_seconds": step_s})))
-    os.replace(half, folder / FILE)
+    write_whole(folder / FILE, json.dumps(found | ({} if step_s is None else {"cost/step_seconds": step_s})))
 
 
 def figures(folder: Path, model: Path, recipe: Recipe, batch_tokens: int, dtype: str) -> dict[str, float]:

@@ -21,22 +21,16 @@ def preference_loop(payload: dict[str, Any]) -> dict[str, Any]:
     Payload: as ``sft_loop``'s, with ``loss`` (a LossConfig's fields) and ``paired`` (False: labelled answers); its
     rows are those of ``preference_rows.prepare``.
     """
-    from components.training.launch import prepare_worker, resume_point
+    from components.training.launch import prepare_worker
 
     prepare_worker(payload)
-    from components.training.callbacks import eval_metrics, make_callback
-    from components.training.save import save_trained
+    from components.training.callbacks import make_callback
+    from components.training.save import run_and_save
 
     loss = LossConfig(**payload["loss"])
     check = first_step_check(loss, payload["dtype"], paired=payload["paired"])
     callback = make_callback(payload["run"], Path(payload["evidence"]), check)
-    trainer = make_trainer(payload, [callback])
-    outcome = trainer.train(resume_from_checkpoint=resume_point(payload))
-    if callback.breach:
-        return {"breach": callback.breach}
-    measured = eval_metrics(trainer.evaluate()) if payload["eval"] else {}
-    save_trained(trainer, Path(payload["out"]))
-    return {"steps": trainer.state.global_step, "train/mean_loss": outcome.training_loss, **measured}
+    return run_and_save(make_trainer(payload, [callback]), callback, payload)
 
 
 def make_trainer(payload: dict[str, Any], callbacks: Sequence[Any]) -> Any:

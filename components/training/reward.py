@@ -132,7 +132,7 @@ def reward_loop(payload: dict[str, Any]) -> dict[str, Any]:
 
     Payload: as ``sft_loop``'s, with ``loss`` (a RewardLossConfig's fields) and ``kind`` (outcome or process).
     """
-    from components.training.launch import prepare_worker, resume_point
+    from components.training.launch import prepare_worker
 
     prepare_worker(payload)
     from transformers import PrinterCallback
@@ -145,7 +145,7 @@ def reward_loop(payload: dict[str, Any]) -> dict[str, Any]:
     from components.training import adapting
     from components.training.callbacks import make_callback
     from components.training.rows import read_rows
-    from components.training.save import save_trained
+    from components.training.save import run_and_save
 
     loss = RewardLossConfig(**payload["loss"])
     callback = make_callback(payload["run"], Path(payload["evidence"]))
@@ -167,11 +167,7 @@ def reward_loop(payload: dict[str, Any]) -> dict[str, Any]:
     adapting.attach(trainer, payload)
     attach(model, share=2 if payload["kind"] == "outcome" and can_share_prompt(model) else 1)
     trainer.remove_callback(PrinterCallback)
-    outcome = trainer.train(resume_from_checkpoint=resume_point(payload))
-    if callback.breach:
-        return {"breach": callback.breach}
-    save_trained(trainer, Path(payload["out"]))
-    return {"steps": trainer.state.global_step, "train/mean_loss": outcome.training_loss}
+    return run_and_save(trainer, callback, payload)
 
 
 def collate_rewarded(rows: Sequence[Row], kind: Kind) -> dict[str, "torch.Tensor"]:

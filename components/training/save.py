@@ -1,8 +1,26 @@
-"""Writes what was trained: an adapter in PEFT's format, or a whole model folder."""
+"""Runs a trainer to its end and writes what was trained: an adapter in PEFT's format, or a whole model folder."""
 
 import shutil
 from pathlib import Path
 from typing import Any
+
+
+def run_and_save(trainer: Any, callback: Any, payload: dict[str, Any]) -> dict[str, Any]:
+    """Train from the last whole checkpoint on, measure, save; return the final figures, or the invariant that broke.
+
+    Args:
+        callback: the one that the trainer was given; see ``callbacks.make_callback``.
+        payload: of the loop: ``eval`` and ``out``, and where checkpoints lie.
+    """
+    from components.training.callbacks import eval_metrics
+    from components.training.launch import resume_point
+
+    outcome = trainer.train(resume_from_checkpoint=resume_point(payload))
+    if callback.breach:
+        return {"breach": callback.breach}
+    measured = eval_metrics(trainer.evaluate()) if payload["eval"] else {}
+    save_trained(trainer, Path(payload["out"]))
+    return {"steps": trainer.state.global_step, "train/mean_loss": outcome.training_loss, **measured}
 
 
 def save_trained(trainer: Any, folder: Path) -> None:

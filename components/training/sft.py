@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from components.data.chat import ChatTemplate
-from components.training.save import save_trained
+from components.training.save import run_and_save
 
 
 def demonstration_ids(template: ChatTemplate) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], int]]:
@@ -24,19 +24,13 @@ def sft_loop(payload: dict[str, Any]) -> dict[str, Any]:
     Payload: ``model`` (folder), ``adapter``, ``arguments`` (of the trainer), ``train`` and ``eval`` (files of
     rows), ``out`` (folder to write), ``run`` (RunHandle), ``dtype``, ``seed`` and what ``launch`` adds.
     """
-    from components.training.launch import prepare_worker, resume_point
+    from components.training.launch import prepare_worker
 
     prepare_worker(payload)
-    from components.training.callbacks import eval_metrics, make_callback
+    from components.training.callbacks import make_callback
 
     callback = make_callback(payload["run"], Path(payload["evidence"]))
-    trainer = make_trainer(payload, [callback])
-    outcome = trainer.train(resume_from_checkpoint=resume_point(payload))
-    if callback.breach:
-        return {"breach": callback.breach}
-    measured = eval_metrics(trainer.evaluate()) if payload["eval"] else {}
-    save_trained(trainer, Path(payload["out"]))
-    return {"steps": trainer.state.global_step, "train/mean_loss": outcome.training_loss, **measured}
+    return run_and_save(make_trainer(payload, [callback]), callback, payload)
 
 
 def make_trainer(payload: dict[str, Any], callbacks: list[Any]) -> Any:

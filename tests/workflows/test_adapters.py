@@ -23,18 +23,7 @@ def _run(workflow: str, *arguments: str) -> tuple[int, dict[str, Any], str]:
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapters") / "artifacts"
-    demonstrations, pairs = [], []
-    for number in range(12):
-        prompt = [{"role": "user", "content": f"Which function joins {number} path names?"}]
-        answer = [{"role": "assistant", "content": "It joins path names [1]."}]
-        refusal = [{"role": "assistant", "content": "I don't know."}]
-        common = {"prompt_id": f"q{number}", "prompt": prompt, "kind": "what", "split": "train", "source": "test"}
-        demonstrations.append({**common, "completion": answer})
-        scores = {"chosen_score": 1.0, "rejected_score": 0.0}
-        pairs.append({**common, **scores, "pair_id": f"p{number}", "chosen": answer, "rejected": refusal})
-    uri = str(folder / "lancedb")
-    store.write(uri, "demonstrations", demonstrations, schema=DEMONSTRATION, key="prompt_id")
-    store.write(uri, "preferences", pairs, schema=PREFERENCE, key="pair_id")
+    write_tables(folder, train=12)
     return folder
 
 

@@ -30,13 +30,7 @@ steps:
 @pytest.fixture
 def pipeline(tmp_path: Path) -> list[str]:
     """The command line of a pipeline of two report steps."""
-    storage = tmp_path / "storage"
-    storage.mkdir()
-    with open_run(storage, "raylign", "made", uuid.uuid4().hex, {}) as run:
-        finish_run(run, Result({}), 0.0)
-    file = tmp_path / "toy.yaml"
-    file.write_text(YAML.replace("RUN_ID", run.id))
-    return [sys.executable, "-m", "workflows.pipeline", str(file), f"storage={storage}"]
+    return pipeline_of(YAML, tmp_path)
 
 
 def _environment() -> dict[str, str]:

@@ -39,19 +39,7 @@ steps:
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> list[str]:
-    storage = tmp_path / "storage"
-    storage.mkdir()
-    with open_run(storage, "raylign", "made", uuid.uuid4().hex, {}) as run:
-        finish_run(run, Result({}), 0.0)
-    file = tmp_path / "toy.yaml"
-    file.write_text(YAML.replace("RUN_ID", run.id))
-    return [sys.executable, "-m", "workflows.pipeline", str(file), f"storage={storage}"]
-
-
-def _run(command: list[str]) -> subprocess.CompletedProcess:
-    hidden = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, env=environment)
+    return pipeline_of(YAML, tmp_path)
 
 
 def _summary(tmp_path: Path) -> dict[str, dict]:
@@ -61,7 +49,7 @@ def _summary(tmp_path: Path) -> dict[str, dict]:
 def test_a_failed_point_is_reported_and_the_best_of_the_others_goes_on(pipeline: list[str], tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    done = _run(pipeline)
+    done = run_apart(pipeline)
     assert done.returncode == 0, done.stderr
     steps = _summary(tmp_path)
     ends = {name: step["status"] for name, step in steps.items()}
@@ -89,14 +77,14 @@ def test_a_failed_point_is_reported_and_the_best_of_the_others_goes_on(pipeline:
     page = (tmp_path / "storage" / "after.html").read_text()
     assert "A title that is much longer" in page and "RUNLESS" in page and page.count("<svg") == 1
 
-    again = _run(pipeline)
+    again = run_apart(pipeline)
     assert again.returncode == 0, again.stderr
     ends = {name: step["status"] for name, step in _summary(tmp_path).items()}
     assert ends == {"pages-1": "cached", "pages-2": "cached", "pages-3": "failed", "pages": "cached", "after": "cached"}
 
 
 def test_a_sweep_that_may_not_lose_a_point_fails_and_blocks_what_follows(pipeline: list[str], tmp_path: Path) -> None:
-    done = _run([*pipeline, "steps.pages.sweep.on_failure=fail"])
+    done = run_apart([*pipeline, "steps.pages.sweep.on_failure=fail"])
     assert done.returncode == 2  # the run that is not there is the user's fault
     assert "step pages: point pages-3" in done.stderr
     ends = {name: step["status"] for name, step in _summary(tmp_path).items()}
@@ -104,13 +92,13 @@ def test_a_sweep_that_may_not_lose_a_point_fails_and_blocks_what_follows(pipelin
 
 
 def test_an_unknown_metric_names_those_that_there_are(pipeline: list[str]) -> None:
-    done = _run([*pipeline, "steps.pages.sweep.metric=loss"])
+    done = run_apart([*pipeline, "steps.pages.sweep.metric=loss"])
     assert done.returncode == 2
     assert "has no metric 'loss': it has bytes" in done.stderr
 
 
 def test_the_plan_shows_the_points(pipeline: list[str], tmp_path: Path) -> None:
-    done = _run([*pipeline, "--plan", "steps.pages.sweep.grid.title=[One,Two]", "steps.pages.sweep.points=[]"])
+    done = run_apart([*pipeline, "--plan", "steps.pages.sweep.grid.title=[One,Two]", "steps.pages.sweep.points=[]"])
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "pages-1: after nothing; point of a sweep: title=One" in lines
@@ -120,7 +108,7 @@ def test_the_plan_shows_the_points(pipeline: list[str], tmp_path: Path) -> None:
 
 
 def test_a_wrong_key_of_a_point_is_refused_before_anything_starts(pipeline: list[str], tmp_path: Path) -> None:
-    done = _run([*pipeline, "steps.pages.sweep.grid.titel=[One,Two]"])
+    done = run_apart([*pipeline, "steps.pages.sweep.grid.titel=[One,Two]"])
     assert done.returncode == 2
     assert "unknown key 'steps.pages-1.config.titel': did you mean 'title'?" in done.stderr
     assert not (tmp_path / "storage" / "summary.json").exists()

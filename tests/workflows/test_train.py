@@ -31,19 +31,7 @@ def finish(process: subprocess.Popen) -> dict:
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("training") / "artifacts"
-    prompts = [[{"role": "user", "content": f"Which function joins {number} path names?"}] for number in range(40)]
-    answer = [{"role": "assistant", "content": "It joins path names [1]."}]
-    refusal = [{"role": "assistant", "content": "I don't know."}]
-    demonstrations, pairs = [], []
-    for number, prompt in enumerate(prompts):
-        split = "train" if number < 30 else "test"
-        common = {"prompt_id": f"q{number}", "prompt": prompt, "kind": "what", "split": split, "source": "test"}
-        demonstrations.append({**common, "completion": answer})
-        scores = {"chosen_score": 1.0, "rejected_score": 0.0}
-        pairs.append({**common, **scores, "pair_id": f"p{number}", "chosen": answer, "rejected": refusal})
-    uri = str(folder / "lancedb")
-    store.write(uri, "demonstrations", demonstrations, schema=DEMONSTRATION, key="prompt_id")
-    store.write(uri, "preferences", pairs, schema=PREFERENCE, key="pair_id")
+    write_tables(folder, train=30, test=10)
     return folder
 
 

@@ -18,6 +18,7 @@ import torch
 
 from components.config import UserError
 from components.models import fused_lora
+from components.models.adapter_base import is_adapter
 from components.models.adapters import AdapterConfig, peft_config
 from components.models.load import load_model
 from components.models.packing import Packed, can_share_prompt, collate, hidden_states, pack
@@ -63,8 +64,7 @@ class Roles:
         self.trunk_rewards: list[RewardOnTrunk] = []
         self.own_rewards: list[RewardModel] = []
         for number, folder in enumerate(rewards):
-            is_adapter = (folder / "adapter_config.json").is_file()
-            if self.peft is not None and is_adapter and RewardInfo.read(folder).base_digest == base_digest:
+            if self.peft is not None and is_adapter(folder) and RewardInfo.read(folder).base_digest == base_digest:
                 self.trunk_rewards.append(RewardOnTrunk(self.peft, f"reward{number}", folder))
             else:
                 self.own_rewards.append(RewardModel(folder, dtype=dtype, device=device))

@@ -68,7 +68,7 @@ def load_adapter(model: Any, name: str, folder: Path, state: dict[str, torch.Ten
 
     known = json.loads((folder / "adapter_config.json").read_text())
     kept = ("r", "lora_alpha", "target_modules", "exclude_modules", "use_rslora", "rank_pattern", "alpha_pattern")
-    model.add_adapter(name, LoraConfig(task_type="CAUSAL_LM", **{key: known.get(key) for key in kept}))
+    model.add_adapter(name, LoraConfig(task_type="CAUSAL_LM", **{key: known[key] for key in kept if key in known}))
     own = {key: weight for key, weight in state.items() if "score." not in key}
     outcome = set_peft_model_state_dict(model, own, adapter_name=name)
     if outcome.unexpected_keys:

@@ -1,7 +1,5 @@
 """The health card is one self-contained page that says its verdict first, and a browser shows what it holds."""
 
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import pytest
 
 from components.orchestration.card import write_card
+from tests.browser import picture_of
 
 VOID = {"meta", "br", "path", "use", "rect", "link", "img"}
 
@@ -126,15 +125,8 @@ def test_equal_rewards_and_many_answers_can_be_drawn(tmp_path: Path, reward: flo
 
 
 def test_a_browser_shows_it(tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium or google-chrome on PATH")
     _written(tmp_path, _card())
-    picture = tmp_path / "card.png"
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", *quiet]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1100,2200", f"--screenshot={picture}"]
-    subprocess.run([*command, (tmp_path / "card.html").as_uri()], capture_output=True, timeout=120, check=True)
+    picture = picture_of(tmp_path / "card.html", tmp_path, width=1100, height=2200)
     from matplotlib.image import imread
 
     pixels = imread(picture)

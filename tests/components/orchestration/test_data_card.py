@@ -1,7 +1,5 @@
 """The data card's page is self-contained, escapes what people wrote, and a browser shows what it holds."""
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from components.data.curation import settings
 from components.data.data_card import describe
 from components.orchestration import data_card
 from components.orchestration.data_card import write_data_card
+from tests.browser import picture_of
 from tests.components.data.test_clean import pair, votes
 from tests.components.orchestration.test_card import _Tags
 
@@ -64,14 +63,7 @@ def test_every_reason_that_a_filter_gives_has_words_for_people() -> None:
 
 
 def test_a_browser_shows_it(page: str, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium or google-chrome on PATH")
-    picture = tmp_path / "card.png"
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", *quiet]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1100,1600", f"--screenshot={picture}"]
-    subprocess.run([*command, (tmp_path / "data_card.html").as_uri()], capture_output=True, timeout=120, check=True)
+    picture = picture_of(tmp_path / "data_card.html", tmp_path, width=1100, height=1600)
     from matplotlib.image import imread
 
     pixels = imread(picture)

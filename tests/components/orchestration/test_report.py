@@ -1,12 +1,11 @@
 """The report is one self-contained page, and a browser shows what it holds."""
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from components.orchestration.report import write_report
+from tests.browser import picture_of
 
 EVALUATION = {
     "score": {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 200},
@@ -103,21 +102,7 @@ def test_a_sweep_is_a_table_and_a_plot(tmp_path: Path) -> None:
 
 
 def test_a_browser_shows_it(page: Path, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium or google-chrome on PATH")
-    picture = tmp_path / "report.png"
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    command = [
-        browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        *quiet,
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
-    command += ["--window-size=1100,1600", f"--screenshot={picture}", page.as_uri()]
-    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    picture = picture_of(page, tmp_path, width=1100, height=1600)
     from matplotlib.image import imread
 
     pixels = imread(picture)

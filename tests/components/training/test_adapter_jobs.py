@@ -2,11 +2,6 @@
 
 import json
 import math
-import os
-import signal
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,35 +23,18 @@ from components.training.reward import RewardLossConfig, pair_rows, reward_loop
 from components.training.rows import tokenize
 from components.training.settings import OptimConfig, Recipe, SaveConfig, ScaleConfig
 from components.training.sft import demonstration_ids, sft_loop
+from tests.components.training import worker_log
+from tests.components.training.worker_log import Log
 
 STEPS, BATCH, ROWS = 8, 4, 16
 ADALORA = {"name": "adalora", "rank": 2, "adalora": {"start_rank": 4, "initial": 0.25, "final": 0.25}}
-
-
-@dataclass
-class Log:
-    """Stands for the run on a worker: writes figures to a file, and can kill its worker once, at a step."""
-
-    path: Path
-    dies_at: int | None = None
-
-    def log_metrics(self, metrics, step):
-        with self.path.open("a") as lines:
-            lines.write(json.dumps({"step": step, **metrics}) + "\n")
-        died = self.path.with_suffix(".died")
-        if step == self.dies_at and not died.exists():
-            died.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def losses(self):
-        return {line["step"]: line["train/loss"] for line in map(json.loads, self.path.read_text().splitlines())}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def crosses_to_workers(ray_cluster):
     from ray import cloudpickle
 
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    cloudpickle.register_pickle_by_value(worker_log)
 
 
 def rows():

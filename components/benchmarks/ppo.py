@@ -93,6 +93,7 @@ class Measured:
     phases: list[dict[str, float]]
     peaks: list[int]  # bytes, of each iteration
     whole_peak: int  # of the whole run, start included
+    peak_by_process: dict[str, int]  # where that memory is, by kind of process
 
 
 def pins() -> list[str]:
@@ -257,7 +258,7 @@ def measured(task: PpoTask, found: Sequence[Mapping[str, Any]], ran: Ran) -> Mea
     assert len(found) == len(ran.laps) == task.updates, f"{len(found)} iterations, {len(ran.laps)} peaks: {task}"
     kept = found[task.warmup :]
     seconds, phases = [own["seconds"] for own in kept], [own["phases"] for own in kept]
-    return Measured(seconds, phases, ran.laps[task.warmup :], ran.peak)
+    return Measured(seconds, phases, ran.laps[task.warmup :], ran.peak, ran.peak_by_process)
 
 
 def figures(task: PpoTask, ours: Measured, peer: Measured) -> dict[str, float]:

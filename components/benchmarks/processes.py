@@ -22,6 +22,7 @@ class Memory(Protocol):
     """Watches the memory of a process and its descendants."""
 
     peak_bytes: int
+    peak_by_process: dict[str, int]
 
     def lap(self) -> int:
         """Return the peak since the last lap, in bytes."""
@@ -34,6 +35,7 @@ class Ran:
     lines: list[str]
     laps: list[int]  # peak bytes of each iteration; of the first: from the start of the process
     peak: int
+    peak_by_process: dict[str, int]  # bytes by kind of process, at that peak
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Arena:
         if process.returncode:
             last = [*log.read_text(errors="replace").splitlines(), *lines][-3:]
             raise RuntimeError(f"{name} ended with code {process.returncode}, see {log}: {' | '.join(last)[-1500:]}")
-        return Ran(lines, laps, memory.peak_bytes)
+        return Ran(lines, laps, memory.peak_bytes, memory.peak_by_process)
 
     def _env(self) -> dict[str, str]:
         """Return this process's environment less what it says of its Python and its Ray cluster, on the CPU."""

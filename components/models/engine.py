@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from components.config import Config, Field, UserError
 from components.progress import progress
@@ -36,6 +36,9 @@ class EngineConfig(Config):
     max_sequences: int = Field(64, ge=1, description="requests that an engine works on at a time")
     kv_cache_gib: float = Field(1, gt=0, description="key-value cache of a CPU engine, in GiB")
     gpu_memory_share: float = Field(0.85, gt=0.0, le=1.0, description="share of a GPU's memory to take")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="number format; auto is bfloat16 on a GPU or a CPU that multiplies it, else float32"
+    )
 
 
 def sample(
@@ -141,11 +144,14 @@ def _reply(row: dict) -> dict:
 
 def engine_arguments(engine: EngineConfig, on_gpu: bool) -> dict[str, Any]:
     """vLLM's arguments; without a GPU it neither compiles (110 s) nor guesses memory."""
+    from components.models.load import engine_dtype
+
     kwargs: dict[str, Any] = {
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_sequences,
         "enable_prefix_caching": True,
         "disable_log_stats": True,
+        "dtype": engine_dtype(engine.dtype, on_gpu),
     }
     if on_gpu:
         return kwargs | {"gpu_memory_utilization": engine.gpu_memory_share}
@@ -153,7 +159,7 @@ def engine_arguments(engine: EngineConfig, on_gpu: bool) -> dict[str, Any]:
     # of the piece, which a CPU generator cannot do), so prompts are computed whole.
     whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, engine.max_model_len)}
     cache = {"kv_cache_memory_bytes": int(engine.kv_cache_gib * 2**30)}
-    return kwargs | whole | cache | {"enforce_eager": True, "dtype": "bfloat16", "block_size": 32}
+    return kwargs | whole | cache | {"enforce_eager": True, "block_size": 32}
 
 
 def engine_threads(engine: EngineConfig) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DType = Literal["auto", "stored", "bfloat16", "float32"]
+DType = Literal["auto", "stored", "served", "bfloat16", "float32"]
 
 
 def cpu_dtype() -> "torch.dtype":
@@ -32,13 +32,24 @@ def torch_dtype(dtype: Literal["auto", "bfloat16", "float32"] = "auto") -> "torc
     return torch.bfloat16 if torch.cuda.is_available() else cpu_dtype()
 
 
+def engine_dtype(dtype: Literal["auto", "bfloat16", "float32"], on_gpu: bool) -> str:
+    """Return what vLLM is told of the number format: ``auto`` on a GPU is its own choice, on a CPU the fastest one.
+
+    A CPU without AVX-512 BF16 or AMX computes bfloat16 several times slower than float32.
+    """
+    if dtype != "auto" or on_gpu:
+        return dtype
+    return str(cpu_dtype()).removeprefix("torch.")
+
+
 def load_model(
     folder: str | Path, dtype: DType = "auto", adapter: str | Path | None = None, *, nf4: bool | None = None
 ) -> "PreTrainedModel":
     """Return the causal language model in ``folder``, on the CPU, in evaluation mode, ``adapter`` attached.
 
     Args:
-        dtype: ``stored`` keeps the number format that the folder has; ``auto`` takes this machine's fastest.
+        dtype: ``stored`` keeps the number format that the folder has; ``served`` does, too, but for bfloat16 on a CPU
+            that does not multiply it, which our engines serve in float32; ``auto`` takes this machine's fastest.
         nf4: whether its linear layers are 4-bit ones (such a model is on the GPU where there is one); none: as they
             were when the adapter was trained.
 
@@ -47,6 +58,8 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
+    if dtype == "served":
+        dtype = _served_dtype(Path(folder))
     number_format = "auto" if dtype == "stored" else torch_dtype(dtype)
     page = check_base(Path(adapter), check_folder(Path(folder))) if adapter is not None else None
     if nf4 is None:
@@ -62,6 +75,15 @@ def load_model(
 
         model = PeftModel.from_pretrained(model, adapter)
     return model.eval()
+
+
+def _served_dtype(folder: Path) -> Literal["stored", "float32"]:
+    import torch
+    from transformers import AutoConfig
+
+    stored = AutoConfig.from_pretrained(check_folder(folder)).dtype
+    is_slow = stored == torch.bfloat16 and torch_dtype() == torch.float32
+    return "float32" if is_slow else "stored"
 
 
 def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":

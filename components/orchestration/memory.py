@@ -19,6 +19,7 @@ class PeakMemory:
     def __init__(self, pid: int | None = None, interval_s: float = _INTERVAL_S) -> None:
         """Watch the process ``pid``, or this one."""
         self.peak_bytes = 0
+        self.peak_by_process: dict[str, int] = {}  # name → bytes of all processes of that name, at the peak
         self._lap_bytes = 0
         self._pid, self._interval_s = pid, interval_s
         self._stop = threading.Event()
@@ -47,15 +48,23 @@ class PeakMemory:
     def _look(self) -> None:
         import psutil
 
-        total = 0
+        held: dict[str, int] = {}
         for process in _family(self._pid):
             try:
-                memory = process.memory_full_info()
+                memory, name = process.memory_full_info(), _name(process)
             except psutil.Error:  # it has ended since it was listed
                 continue
-            total += getattr(memory, "pss", memory.rss)
-        self.peak_bytes = max(self.peak_bytes, total)
+            held[name] = held.get(name, 0) + getattr(memory, "pss", memory.rss)
+        total = sum(held.values())
+        if total > self.peak_bytes:
+            self.peak_bytes, self.peak_by_process = total, held
         self._lap_bytes = max(self._lap_bytes, total)
+
+
+def _name(process: "psutil.Process") -> str:
+    """Return what a process is: Ray's workers say whose they are in place of their command line."""
+    words = process.cmdline()
+    return words[0].split(".")[0] if words and words[0].startswith("ray::") else process.name()
 
 
 def _family(pid: int | None) -> "list[psutil.Process]":

@@ -54,7 +54,7 @@ class Measurement:
 
 
 def measure(original: Path, quantized: Path, texts: Sequence[Text]) -> Measurement:
-    """Compare the two models' predictions of the same texts, each model in the number format it is stored in.
+    """Compare the two models' predictions of the same texts, each in the number format that it is served in here.
 
     The quantized model computes as it will when served: its saved codes and scales, and activations that
     are rounded for every token, which transformers' compressed-tensors layers do in their forward pass.
@@ -68,7 +68,7 @@ def measure(original: Path, quantized: Path, texts: Sequence[Text]) -> Measureme
 
     assert texts, "a model is measured on at least one text"
     set_threads()
-    models = load_model(original, "stored"), load_model(quantized, "stored")
+    models = load_model(original, "served"), load_model(quantized, "served")
     rows, in_answer = [], []
     for done, text in enumerate(texts, start=1):
         ids_1T = torch.tensor([list(text.ids)])

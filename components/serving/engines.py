@@ -111,11 +111,14 @@ def engine_deployment(model: Path, options: EngineOptions, *, on_gpu: bool) -> A
 
 def engine_arguments(options: EngineOptions, on_gpu: bool) -> dict[str, Any]:
     """Return vLLM's arguments; without a GPU it does not compile, which would take minutes."""
+    from components.models.load import engine_dtype
+
     arguments: dict[str, Any] = {
         "max_model_len": options.max_model_len,
         "max_num_seqs": options.max_sequences,
         "enable_prefix_caching": True,
         "tensor_parallel_size": options.tensor_parallel,
+        "dtype": engine_dtype(options.dtype, on_gpu),
     }
     if on_gpu:
         return arguments | {"gpu_memory_utilization": options.gpu_memory_share}

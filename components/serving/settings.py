@@ -19,6 +19,9 @@ class EngineOptions(Config):
     threads: int | None = Field(None, ge=1, description="threads of a CPU engine; none takes all its machine has")
     cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a replica")
     gpu_memory_share: float = Field(0.85, gt=0, le=1, description="share of a GPU's memory to take")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="number format; auto is the model's on a GPU, on a CPU bfloat16 if it multiplies it"
+    )
     tensor_parallel: int = Field(1, ge=1, description="GPUs that one replica is spread over")
     stream_interval_ms: int = Field(20, ge=0, description="how long streamed tokens are gathered before they are sent")
 

@@ -99,7 +99,7 @@ def test_the_interval_is_the_bootstraps() -> None:
 
 def _measured(seconds: list[float], peak: int) -> ppo.Measured:
     phases = [{"generate": own / 4, "update": own / 2} for own in seconds]
-    return ppo.Measured(seconds, phases, [peak] * len(seconds), 2 * peak)
+    return ppo.Measured(seconds, phases, [peak] * len(seconds), 2 * peak, {"python": 2 * peak})
 
 
 def test_the_metrics_hold_every_part_of_every_comparison() -> None:
@@ -120,7 +120,7 @@ def test_warm_up_and_the_runs_summary_do_not_count() -> None:
     curves = {"time/iteration": [(0, 9.0), (1, 7.0), (2, 3.0), (3, 4.0)], "time/sync": [(1, 0.5), (2, 0.1), (3, 0.2)]}
     iterations = ppo.our_iterations(task, curves)
     assert [own["seconds"] for own in iterations] == [7.0, 3.0, 4.0]
-    found = ppo.measured(task, iterations, Ran([], [50, 10, 20], 60))
+    found = ppo.measured(task, iterations, Ran([], [50, 10, 20], 60, {"python": 60}))
     assert (found.seconds, found.peaks, found.whole_peak) == ([3.0, 4.0], [10, 20], 60)
     assert found.phases == [{"sync": 0.1}, {"sync": 0.2}]
 
@@ -171,6 +171,7 @@ def test_a_sides_memory_is_its_own_and_each_iterations(arena: Arena) -> None:
     assert len(ran.laps) == 2
     assert 300e6 < ran.laps[1] == ran.peak < 400e6
     assert 0 < ran.laps[0] < 100e6
+    assert sum(ran.peak_by_process.values()) == ran.peak and len(ran.peak_by_process) == 1
 
 
 def test_a_side_runs_as_training_does(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,20 @@ class Guards:
                 f"engine and trainer differ by {figures['rollout/engine_gap']:.3f} nats per token in the mean, over "
                 f"{config.max_engine_gap}: the engine's weights are not the trainer's"
             )
-        return None
+        return self._disagreement(figures) if config.hacking == "stop" else None
+
+    def doubt(self, figures: Mapping[str, float]) -> str | None:
+        """Return why the rewards may not be trusted, where that holds the policy tighter and does not stop the run."""
+        return self._disagreement(figures) if self.config.hacking == "cool" else None
+
+    def _disagreement(self, figures: Mapping[str, float]) -> str | None:
+        limit, found = self.config.max_disagreement, figures["objective/disagreement"]
+        if limit is None or found <= limit:
+            return None
+        return (
+            f"the reward models' heads differ by {found:.2f} held-out deviations in the mean, over {limit}: these "
+            "answers are unlike those that they learned from"
+        )
 
     def collapse(self, figures: Mapping[str, float]) -> str | None:
         """Return a warning where the policy says the same thing again and again."""

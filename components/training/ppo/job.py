@@ -126,6 +126,7 @@ def train(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, An
                 "eval": write_rows(data.held_out.rows, run.dir / "rows" / "eval.parquet") if data.held_out else None,
                 "out": str(trained_folder(run.dir)),
                 "samples": str(run.dir / "samples.jsonl"),
+                "scores": str(run.dir / "scores"),
                 "evidence": str(run.dir / "evidence.json"),
                 "run": run.handle(),
                 "dtype": dtype,
@@ -175,7 +176,7 @@ def publish(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, 
     os.replace(trained, target)
     for leftover in (FOLDER, "rows"):
         shutil.rmtree(run.dir / leftover, ignore_errors=True)
-    samples = run.dir / "samples.jsonl"
-    if samples.is_file():
-        run.log_artifact(samples)
+    for noted in (run.dir / "samples.jsonl", run.dir / "scores"):
+        if noted.exists():
+            run.log_artifact(noted)
     return {output: str(target)} | ({"base": str(model)} if output == "adapter" else {})

@@ -38,6 +38,7 @@ class Learner(Protocol):
 
 
 Score = Callable[[Sequence[Any], Experience], Scores]  # (rows of prompts, experience)
+Note = Callable[[int, Sequence[Any], Experience, Scores], None]  # (iteration, rows of prompts, experience, scores)
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,12 @@ class PpoLoop:
         kl: KlControl,
         guards: Guards,
         reduce: adv.Reduce = lambda values: values,
+        note: Note = lambda *_: None,
     ) -> None:
-        """Take what the loop works with; ``reduce`` sums a tensor over all workers."""
+        """Take what the loop works with; ``reduce`` sums a tensor over all workers, ``note`` is told every answer."""
         self.settings, self.roles, self.learner = settings, roles, learner
         self.rollouts, self.score, self.kl, self.guards, self.reduce = rollouts, score, kl, guards, reduce
+        self.note = note
         self.iteration = 0
         self.seconds: dict[str, float] = {}
         self.figures: dict[str, float] = {}  # of the last iteration, also of one that broke an invariant
@@ -92,6 +95,7 @@ class PpoLoop:
             self._look(drawn)
         with self._timed("score"):
             scores = self.score(rows, drawn)
+        self.note(self.iteration + 1, rows, drawn, scores)
         figures = self._value(drawn, scores)
         with self._timed("update"):
             figures |= self._update(drawn)
@@ -100,15 +104,23 @@ class PpoLoop:
         figures |= speeds(self.seconds, time.monotonic() - started, drawn, self.reduce)
         figures["rollout/engines_replaced"] = float(self.rollouts.replaced)
         self.figures = figures
-        problem = self.guards.breach(figures, first=self.iteration == 0)
-        if problem:
-            raise Breach(f"{problem} (iteration {self.iteration + 1})")
-        warning = self.guards.collapse(figures)
-        if warning:
-            logger.warning("iteration %d: %s", self.iteration + 1, warning)
+        self._guard(figures)
         self.kl.update(figures["objective/kl"], self.settings.rollout.prompts * self.settings.rollout.samples)
         self.iteration += 1
         return figures
+
+    def _guard(self, figures: dict[str, float]) -> None:
+        """Stop the run, hold the policy tighter, or warn, as the guards say. Raises ``Breach``."""
+        problem = self.guards.breach(figures, first=self.iteration == 0)
+        if problem:
+            raise Breach(f"{problem} (iteration {self.iteration + 1})")
+        doubt = self.guards.doubt(figures)
+        if doubt:
+            self.kl.cool()
+            figures["guards/cooled"] = 1.0
+        for warning in (doubt, self.guards.collapse(figures)):
+            if warning:
+                logger.warning("iteration %d: %s", self.iteration + 1, warning)
 
     def push(self, version: int) -> None:
         """Let the engines hold the policy's weights."""

@@ -109,4 +109,9 @@ class GuardConfig(Config):
     min_distinct: float = Field(0.05, ge=0, le=1, description="share of different word pairs over an iteration")
     eval_every: int = Field(4, ge=1, description="iterations between two looks at held-out prompts")
     patience: int = Field(2, ge=1, description="looks in a row at which training reward rose and held-out reward fell")
-    hacking: Literal["stop", "cool"] = Field("cool", description="then stop, or double the KL coefficient")
+    max_disagreement: float | None = Field(
+        1.0, gt=0, description="mean deviation among the reward heads, in held-out deviations; none does not look"
+    )
+    hacking: Literal["stop", "cool"] = Field(
+        "cool", description="what a gamed reward or too much disagreement does: stop, or double the KL coefficient"
+    )

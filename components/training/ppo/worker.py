@@ -16,7 +16,8 @@ def ppo_loop(payload: dict[str, Any]) -> dict[str, Any]:
 
     Payload: ``model`` and ``rewards`` (folders), ``base_digest``, ``config`` (a TrainPpo's sections), ``engines``
     (names of the rollout actors) in ``namespace``, ``train`` and ``eval`` (files of rows), ``out`` (folder to
-    write), ``run`` (RunHandle), ``evidence`` (file), ``dtype``, ``seed`` and what ``launch`` adds.
+    write), ``run`` (RunHandle), ``samples`` and ``evidence`` (files), ``scores`` (folder), ``dtype``, ``seed`` and
+    what ``launch`` adds.
     """
     from components.training.launch import prepare_worker, resume_point
 
@@ -47,6 +48,7 @@ class _Worker:
         from components.training.ppo.control import Guards, KlControl
         from components.training.ppo.learner import DeepSpeedLearner, reduce_over_workers
         from components.training.ppo.loop import PpoLoop, Settings
+        from components.training.ppo.notes import Notes
         from components.training.ppo.reward import Scorer
         from components.training.ppo.roles import Roles
         from components.training.ppo.rollout import EngineRollouts
@@ -104,7 +106,11 @@ class _Worker:
         )
         guards = Guards(config.guards)
         kl = KlControl(config.kl)
-        self.loop = PpoLoop(settings, self.roles, self.learner, rollouts, scorer, kl, guards, reduce_over_workers)
+        self.samples = Notes(Path(payload["samples"]))
+        self.scores = Notes(Path(payload["scores"]) / f"worker-{self.rank}.jsonl")
+        self.loop = PpoLoop(
+            settings, self.roles, self.learner, rollouts, scorer, kl, guards, reduce_over_workers, self._note
+        )
         self.rows = read_rows(payload["train"])
         self.held_out = list(read_rows(payload["eval"])) if payload["eval"] else []
         self.reward = math.nan
@@ -133,6 +139,11 @@ class _Worker:
         self._write_policy()
         return {"steps": self.loop.iteration, **_finite(figures)}
 
+    def _note(self, iteration: int, rows: Any, drawn: Any, scores: Any) -> None:
+        from components.training.ppo.notes import answer_figures
+
+        self.scores.add(iteration, answer_figures(rows, drawn, scores))
+
     def _own_rows(self, iteration: int) -> list[dict[str, Any]]:
         """Return this worker's part of an iteration's prompts."""
         size = self.config.rollout.prompts
@@ -153,10 +164,7 @@ class _Worker:
         held_out = self._mean(held_out_reward(scores))
         figures = {"eval/reward": self._mean(float(scores.raw.mean())), "eval/held_out_reward": held_out}
         if self.rank == 0:
-            shown = show_answers(self.held_out, drawn, scores, self.decode)
-            path = Path(self.payload["samples"])
-            with path.open("a") as lines:
-                lines.writelines(json.dumps({"iteration": self.loop.iteration, **answer}) + "\n" for answer in shown)
+            self.samples.add(self.loop.iteration, show_answers(self.held_out, drawn, scores, self.decode))
         if math.isfinite(self.reward) and self.loop.guards.is_hacking(self.reward, held_out):
             if self.config.guards.hacking == "stop":
                 raise Breach(
@@ -199,13 +207,11 @@ class _Worker:
         )
 
     def load(self, folder: Path) -> None:
-        """Go on from a whole checkpoint; samples of later iterations are forgotten: they are drawn again."""
+        """Go on from a whole checkpoint; what later iterations noted is forgotten: they are run again."""
         self.learner.load(folder)
         self.loop.restore(json.loads((folder / "loop.json").read_text()))
-        samples = Path(self.payload["samples"])
-        if self.rank == 0 and samples.is_file():
-            lines = samples.read_text().splitlines(keepends=True)
-            samples.write_text("".join(x for x in lines if json.loads(x)["iteration"] <= self.loop.iteration))
+        for notes in [self.scores, *([self.samples] if self.rank == 0 else [])]:
+            notes.forget_after(self.loop.iteration)
 
     def _mean(self, value: float) -> float:
         """Return the mean over the workers."""

@@ -71,3 +71,21 @@ def test_threads_follow_what_ray_gave(monkeypatch: pytest.MonkeyPatch) -> None:
         assert load.set_threads(1) == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("flags", "engine", "served"),
+    [({"avx2"}, "float32", torch.float32), ({"avx2", "avx512_bf16"}, "bfloat16", torch.bfloat16)],
+)
+def test_a_cpu_serves_what_it_multiplies(
+    flags: set[str], engine: str, served: torch.dtype, tiny_model_dir: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Engines and the gate that measures for them agree; what is stored in float32 stays so."""
+    monkeypatch.setattr(load, "_cpu_has", lambda flag: flag in flags)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    load.load_model(tiny_model_dir, "bfloat16").save_pretrained(tmp_path / "half")
+    assert load.load_model(tmp_path / "half", "served").dtype == served
+    load.load_model(tiny_model_dir, "float32").save_pretrained(tmp_path / "whole")
+    assert load.load_model(tmp_path / "whole", "served").dtype == torch.float32
+    assert load.engine_dtype("auto", on_gpu=False) == engine
+    assert (load.engine_dtype("auto", on_gpu=True), load.engine_dtype("bfloat16", on_gpu=False)) == ("auto", "bfloat16")

@@ -17,16 +17,16 @@ from types import ModuleType
 import pytest
 import torch
 
-from components.models.load import load_model, load_tokenizer
+from components.models.load import engine_dtype, load_model, load_tokenizer
 from components.quantization import gate, menu
 
 _VLLM = """
 import json, math, sys
 from vllm import LLM, SamplingParams
 if __name__ == "__main__":
-    folder, texts, out = sys.argv[1:]
+    folder, texts, out, dtype = sys.argv[1:]
     texts = json.load(open(texts))
-    engine = LLM(folder, enforce_eager=True, max_model_len=512, enable_prefix_caching=False)
+    engine = LLM(folder, enforce_eager=True, max_model_len=512, enable_prefix_caching=False, dtype=dtype)
     asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0)
     answers = engine.generate([{"prompt_token_ids": ids} for ids in texts], asked)
     chat = engine.chat([[{"role": "user", "content": "How many legs has a spider?"}]], SamplingParams(temperature=0))
@@ -149,7 +149,8 @@ def test_the_engine_that_serves_it_agrees_with_the_gate(smollm2: Path, tmp_path:
     (tmp_path / "texts.json").write_text(json.dumps([list(text.ids) for text in texts]))
     program = tmp_path / "ask.py"
     program.write_text(_VLLM)
-    command = [sys.executable, str(program), str(folder), str(tmp_path / "texts.json"), str(tmp_path / "out.json")]
+    files = [str(tmp_path / "texts.json"), str(tmp_path / "out.json")]
+    command = [sys.executable, str(program), str(folder), *files, engine_dtype("auto", on_gpu=False)]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {**os.environ, "PATH": path, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=250)

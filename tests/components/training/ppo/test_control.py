@@ -12,6 +12,7 @@ FINE = {
     "update/first_log_ratio": 0.0,
     "objective/kl": 0.0,
     "objective/entropy": 1.0,
+    "objective/disagreement": 0.2,
     "rollout/tokens": 20.0,
     "rollout/engine_gap": 0.01,
     "rollout/distinct_2": 0.9,
@@ -103,6 +104,17 @@ def test_a_policy_that_always_says_the_same_is_warned_of(name, fine, bad, said):
     guards = Guards(GuardConfig())
     assert guards.collapse({**FINE, name: fine}) is None and guards.alarms == 0
     assert said in (guards.collapse({**FINE, name: bad}) or "") and guards.alarms == 1
+
+
+def test_heads_that_disagree_stop_the_run_or_cool_it():
+    bad = {**FINE, "objective/disagreement": 1.01}
+    cools, stops = Guards(GuardConfig(hacking="cool")), Guards(GuardConfig(hacking="stop"))
+    for guards in (cools, stops):
+        fine = {**FINE, "objective/disagreement": 0.99}
+        assert guards.breach(fine, first=False) is None and guards.doubt(fine) is None
+    assert cools.breach(bad, first=False) is None and "differ by 1.01 held-out deviations" in (cools.doubt(bad) or "")
+    assert stops.doubt(bad) is None and "differ by 1.01 held-out deviations" in (stops.breach(bad, first=False) or "")
+    assert Guards(GuardConfig(max_disagreement=None, hacking="stop")).breach(bad, first=False) is None
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from components.training.callbacks import Breach
 from components.training.ppo.experience import Answer
 from components.training.ppo.figures import Scores
 from components.training.ppo.loop import Settings
+from components.training.ppo.notes import answer_figures
 from components.training.ppo.settings import AdvantageConfig, GuardConfig, KlConfig
 from tests.components.training.ppo.fakes import (
     LORA,
@@ -215,6 +216,29 @@ def test_a_reward_that_is_not_finite_updates_nothing_and_is_counted(tiny_model_d
     assert moved(before, weights_of(loop)) == 0
     with pytest.raises(Breach, match="not finite"):
         run(loop, 1)
+
+
+def test_heads_that_disagree_hold_the_policy_tighter(tiny_model_dir):
+    def doubtful(rows, drawn):
+        total = torch.ones(drawn.mask.shape[:2])
+        return Scores(total, total, None, 2 * total)
+
+    loop = make_loop(tiny_model_dir, score=doubtful, kl=KlConfig(coefficient=0.1))
+    assert run(loop, 1)[0]["guards/cooled"] == 1 and loop.kl.coefficient == 0.2
+    loop = make_loop(tiny_model_dir, score=doubtful, guards=GuardConfig(hacking="stop"))
+    with pytest.raises(Breach, match=r"heads differ by 2\.00 held-out deviations .* \(iteration 1\)"):
+        run(loop, 1)
+
+
+def test_every_answer_is_noted_before_it_is_trained_on(tiny_model_dir):
+    loop, told = make_loop(tiny_model_dir), []
+    loop.note = lambda iteration, rows, drawn, scores: told.append((iteration, answer_figures(rows, drawn, scores)))
+    figures = run(loop, 2)
+    assert [iteration for iteration, _ in told] == [1, 2]
+    for (_, answers), means in zip(told, figures, strict=True):
+        assert len(answers) == 16
+        for name, mean in {"total": "objective/reward", "kl": "objective/kl", "tokens": "rollout/tokens"}.items():
+            assert sum(answer[name] for answer in answers) / 16 == pytest.approx(means[mean], abs=1e-4)
 
 
 def test_draws_differ_by_iteration_and_worker(tiny_model_dir):

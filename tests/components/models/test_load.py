@@ -83,9 +83,9 @@ def test_a_cpu_serves_what_it_multiplies(
     """Engines and the gate that measures for them agree; what is stored in float32 stays so."""
     monkeypatch.setattr(load, "_cpu_has", lambda flag: flag in flags)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    load.load_model(tiny_model_dir, "bfloat16").save_pretrained(tmp_path / "half")
-    assert load.load_model(tmp_path / "half", "served").dtype == served
-    load.load_model(tiny_model_dir, "float32").save_pretrained(tmp_path / "whole")
-    assert load.load_model(tmp_path / "whole", "served").dtype == torch.float32
+    for stored, expected in (("bfloat16", served), ("float32", torch.float32)):
+        load.load_model(tiny_model_dir, stored).save_pretrained(tmp_path / stored)
+        load.load_tokenizer(tiny_model_dir).save_pretrained(tmp_path / stored)
+        assert load.load_model(tmp_path / stored, "served").dtype == expected
     assert load.engine_dtype("auto", on_gpu=False) == engine
     assert (load.engine_dtype("auto", on_gpu=True), load.engine_dtype("bfloat16", on_gpu=False)) == ("auto", "bfloat16")

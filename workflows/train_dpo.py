@@ -46,7 +46,7 @@ def main(config: TrainDpo, run: "Run") -> "Result":
     scored = reference.Cache(f"{config.storage}/lancedb", which, config.scoring)
     facts: dict[str, Any] = {"base_digest": digest, "template_digest": template.digest, "table": table}
     with ray_session(config.ray):
-        training, evaluation, computed = preference_rows.prepare(data, loss, scored.look_up, **limits)
+        training, evaluation, _ = preference_rows.prepare(data, loss, scored.look_up, **limits)
         figures = job.train(
             preference.preference_loop,
             recipe,
@@ -62,7 +62,7 @@ def main(config: TrainDpo, run: "Run") -> "Result":
             figures |= preference_measure.on_cluster(how, data.evaluation.rows, data.paired, config.measure)
     facts |= {"adapter": config.adapter.model_dump(mode="json"), "loss": loss.model_dump(mode="json")}
     outputs = job.publish(run, recipe, model, table, facts)
-    figures |= {"rows/train": len(training.rows), "rows/dropped": training.dropped, "rows/scored": computed}
+    figures |= {"rows/train": len(training.rows), "rows/dropped": training.dropped, **scored.figures}
     return Result(outputs, figures)
 
 

@@ -7,21 +7,22 @@ from collections.abc import Sequence
 _DRAWS = 2000
 
 
-def compare(name: str, ours: Sequence[float], peer: Sequence[float], *, work: float | None = None) -> dict[str, float]:
+def compare(
+    name: str, ours: Sequence[float], peer: Sequence[float], *, work: float | None = None, paired: bool = False
+) -> dict[str, float]:
     """Return ``name`` + ``.ours``, ``.peer``, ``.ratio``, ``.ratio_low`` and ``.ratio_high``; more is better for us.
 
     The ratio is mean(peer) / mean(ours): how many times less we take. Low and high bound the 95 % bootstrap interval
-    (percentiles, both sides drawn anew), always by the same draws.
+    (percentiles, both sides drawn anew, or iterations of both sides at once), always by the same draws.
 
     Args:
         ours: what each of our iterations took: seconds, or bytes.
         peer: what each of the peer's took.
         work: what one iteration does; then ``.ours`` and ``.peer`` are work per cost, else the mean cost.
+        paired: the n-th iteration did the same work on both sides, so that only costs of the same iterations compare.
     """
     drawn = random.Random(0)
-    ratios = sorted(
-        _mean(drawn.choices(peer, k=len(peer))) / _mean(drawn.choices(ours, k=len(ours))) for _ in range(_DRAWS)
-    )
+    ratios = sorted(_ratio(drawn, ours, peer, paired) for _ in range(_DRAWS))
     shown = [_mean(costs) if work is None else work / _mean(costs) for costs in (ours, peer)]
     return {
         f"{name}.ours": shown[0],
@@ -30,6 +31,14 @@ def compare(name: str, ours: Sequence[float], peer: Sequence[float], *, work: fl
         f"{name}.ratio_low": ratios[round(0.025 * (_DRAWS - 1))],
         f"{name}.ratio_high": ratios[round(0.975 * (_DRAWS - 1))],
     }
+
+
+def _ratio(drawn: random.Random, ours: Sequence[float], peer: Sequence[float], paired: bool) -> float:
+    """Return the ratio of a bootstrap sample."""
+    if not paired:
+        return _mean(drawn.choices(peer, k=len(peer))) / _mean(drawn.choices(ours, k=len(ours)))
+    both = drawn.choices(list(zip(ours, peer, strict=True)), k=len(ours))
+    return _mean([cost for _, cost in both]) / _mean([cost for cost, _ in both])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from components.benchmarks import environment
 from components.benchmarks.compare import compare
-from components.benchmarks.environment import same_as_ours
-from components.benchmarks.processes import Arena, Ran
+from components.benchmarks.processes import Arena, Outcome, Ran, Setting
 from components.config import Config, Field, UserError
 from components.data.chat import ChatTemplate
 from components.models.adapters import AdapterConfig
@@ -98,7 +98,21 @@ class Measured:
 
 def pins() -> list[str]:
     """Return the packages of TRL's environment; PyTorch is the build that we run."""
-    return [*same_as_ours("torch"), *TRL]
+    return [*environment.same_as_ours("torch"), *TRL]
+
+
+def run(task: PpoTask, setting: Setting) -> Outcome:
+    """Run both sides.
+
+    Raises:
+        UserError: TRL's environment cannot be made.
+    """
+    arena = setting.arena
+    python = environment.environment("trl", pins(), setting.cache)
+    how: dict[str, Any] = {"threads": arena.threads, "seed": setting.seed}
+    inputs = make_inputs(task, setting.model, setting.digest, arena.folder, **how)
+    ours, trl = measure_ours(task, inputs, arena, setting.ours), measure_trl(task, inputs, arena, python)
+    return Outcome(page(ours, trl, environment.installed(python)), figures(task, ours, trl))
 
 
 def make_inputs(task: PpoTask, model: Path, digest: str, folder: Path, *, threads: int, seed: int) -> Inputs:
@@ -277,3 +291,12 @@ def figures(task: PpoTask, ours: Measured, peer: Measured) -> dict[str, float]:
 def page(ours: Measured, peer: Measured, packages: str) -> str:
     """Return everything that was measured, as JSON."""
     return json.dumps({"ours": asdict(ours), "peer": asdict(peer), "peer_packages": packages.split()}, indent=2)
+
+
+def plan(task: PpoTask, cache: Path) -> dict[str, str]:
+    """Return what each side does, and where TRL's environment is made."""
+    return {
+        "each side": f"{task.updates} iterations x {task.answers} answers, {task.warmup} of them to warm up",
+        "tokens": f"{task.prompt_tokens} of a prompt, {task.new_tokens} of an answer",
+        "environment": f"{environment.folder_of('trl', pins(), cache)} ({', '.join(pins())})",
+    }

@@ -7,15 +7,16 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from components.config import CPU_ENV
 from components.progress import progress
 
 _POLL_S, _STOP_S = 0.2, 60.0
-_PROGRESS = re.compile(r"progress (\d+)/(\d+) iterations")
+_PROGRESS = re.compile(r"progress (\d+)/(\d+) (iterations|steps)")
+_PRIVATE = ("RAY_", "PYTHON", "MALLOC_")  # of this process, not of a side's
 
 
 class Memory(Protocol):
@@ -33,7 +34,7 @@ class Ran:
     """What a side wrote to stdout, and the memory that it took."""
 
     lines: list[str]
-    laps: list[int]  # peak bytes of each iteration; of the first: from the start of the process
+    laps: list[int]  # peak bytes of each iteration (step); of the first: from the start of the process
     peak: int
     peak_by_process: dict[str, int]  # bytes by kind of process, at that peak
 
@@ -47,8 +48,13 @@ class Arena:
     threads: int
     memory_of: Callable[[int], AbstractContextManager[Memory]]  # watches the process with this id
 
-    def run(self, name: str, command: Sequence[str]) -> Ran:
-        """Run ``command`` until it ends; it says ``progress n/N iterations`` on stderr at the end of each iteration.
+    def run(self, name: str, command: Sequence[str], *, keeps_memory: bool = True) -> Ran:
+        """Run ``command`` until it ends; at the end of each iteration it says ``progress n/N iterations`` on stderr.
+
+        Args:
+            command: its iterations may be called steps.
+            keeps_memory: whether the C library keeps what is freed, as it does in our workers (``CPU_ENV``); if not,
+                it gives it back to the system, as it does where nobody tells it otherwise.
 
         Raises:
             RuntimeError: it failed; the message has its last words and the name of its log.
@@ -56,7 +62,9 @@ class Arena:
         out, log = self.folder / f"{name}.out", self.folder / f"{name}.log"
         laps: list[int] = []
         with out.open("w") as stdout, log.open("w") as stderr, log.open(errors="replace") as said:
-            process = subprocess.Popen(command, env=self._env(), cwd=self.project, stdout=stdout, stderr=stderr)
+            process = subprocess.Popen(
+                command, env=self._env(keeps_memory), cwd=self.project, stdout=stdout, stderr=stderr
+            )
             try:
                 with self.memory_of(process.pid) as memory:
                     is_running, rest = True, ""
@@ -72,20 +80,41 @@ class Arena:
             raise RuntimeError(f"{name} ended with code {process.returncode}, see {log}: {' | '.join(last)[-1500:]}")
         return Ran(lines, laps, memory.peak_bytes, memory.peak_by_process)
 
-    def _env(self) -> dict[str, str]:
-        """Return this process's environment less what it says of its Python and its Ray cluster, on the CPU."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHON"))}
+    def _env(self, keeps_memory: bool) -> dict[str, str]:
+        """Return this process's environment less what it says of its Python, Ray and allocator, on the CPU."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
         offline = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        return kept | CPU_ENV | offline | {"OMP_NUM_THREADS": str(self.threads)}
+        return kept | (CPU_ENV if keeps_memory else {}) | offline | {"OMP_NUM_THREADS": str(self.threads)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a benchmark is given besides its task."""
+
+    arena: Arena
+    ours: Sequence[str]  # our own workflow's command
+    model: Path
+    digest: str
+    cache: Path
+    seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a benchmark found."""
+
+    page: str  # everything that was measured, as JSON
+    figures: dict[str, float]  # every comparison
+    plots: dict[str, Any] = field(default_factory=dict)  # name of a file → matplotlib figure
 
 
 def _follow(text: str, name: str, laps: list[int], memory: Memory) -> str:
     """Look at new lines of the log, where a new iteration ends a lap; return the half line at the end."""
     whole, _, rest = text.rpartition("\n")
-    for done, total in _PROGRESS.findall(whole):
+    for done, total, unit in _PROGRESS.findall(whole):
         if int(done) > len(laps):
             laps += [memory.lap()] * (int(done) - len(laps))
-            progress(int(done), int(total), f"iterations of {name}")
+            progress(int(done), int(total), f"{unit} of {name}")
     return rest
 
 

@@ -89,7 +89,8 @@ def make_callback(
                 return
             figures = train_metrics(logs)
             now_s, tokens = time.monotonic(), float(logs.get("num_tokens", 0.0))
-            figures["train/tokens_per_s"] = (tokens - self.tokens) / max(now_s - self.started_s, 1e-9)
+            figures["time/step"] = now_s - self.started_s
+            figures["train/tokens_per_s"] = (tokens - self.tokens) / max(figures["time/step"], 1e-9)
             self.started_s, self.tokens = now_s, tokens
             self.breach = self._what_is_wrong(state.global_step, figures)
             if state.is_world_process_zero:

@@ -44,7 +44,7 @@ def train(
     """
     optim, scale = recipe.optim, recipe.scale
     steps = steps_of(len(train_rows.rows), optim.epochs, optim.batch_size)
-    order = batch_order(train_rows.lengths, steps, optim.batch_size, recipe.seed)
+    order = batch_order(train_rows.lengths, steps, optim.batch_size, recipe.seed, window=optim.length_window)
     dtype = weight_dtype(optim.dtype, scale.gpu)
     arguments = trainer_arguments(recipe, bf16=dtype == "bfloat16", steps=steps, checkpoints=run_dir / FOLDER)
     whole = {

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,17 +80,27 @@ def reference_logprobs(
     return known, len(missing)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cache:
     """The kept log-probabilities of one reference model, in the table of ``uri``."""
 
     uri: str
     reference: Reference
     config: ScoringConfig
+    computed: int = 0  # pairs that the table lacked
+    seconds: float = 0.0  # that looking up took, or computing
 
     def look_up(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, tuple[float, float]], int]:
         """As ``reference_logprobs``."""
-        return reference_logprobs(self.uri, rows, self.reference, self.config)
+        started_s = time.monotonic()
+        found, computed = reference_logprobs(self.uri, rows, self.reference, self.config)
+        self.computed, self.seconds = self.computed + computed, self.seconds + time.monotonic() - started_s
+        return found, computed
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Return what has been computed so far, and the time that it and looking up took."""
+        return {"rows/scored": float(self.computed), "time/reference": self.seconds}
 
 
 class Scorer:

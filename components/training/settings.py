@@ -24,6 +24,12 @@ class OptimConfig(Config):
     epochs: float = Field(1.0, gt=0, description="passes over the training split; rounded to whole steps")
     batch_size: int = Field(8, ge=1, description="rows (pairs) of one optimizer step, over all workers")
     micro_batch_size: int = Field(4, ge=1, description="rows (pairs) of one forward pass of one worker")
+    length_window: int = Field(
+        8,
+        ge=1,
+        description="batches among which rows are dealt out by length, so that little is padded; 1 leaves it to chance "
+        "which rows are a batch",
+    )
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW")
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
         "linear", description="learning rate after its warm-up"

@@ -53,7 +53,7 @@ def main(config: Benchmark, run: "Run") -> "Result":
     for name, plot in found.plots.items():
         outputs[Path(name).stem] = str(run.dir / name)
         plot.savefig(run.dir / name, dpi=150)
-    for kept in (*outputs.values(), *run.dir.glob("*.log")):
+    for kept in (*map(Path, outputs.values()), *run.dir.glob("*.log")):
         run.log_artifact(kept)
     for leftover in ("ours", "trl", "lancedb", "reward"):
         shutil.rmtree(run.dir / leftover, ignore_errors=True)

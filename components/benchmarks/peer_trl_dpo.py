@@ -51,7 +51,6 @@ def build(spec: dict[str, Any], callback: Any) -> tuple[Any, float]:
         finally:
             seconds.append(time.monotonic() - started_s)
 
-    DPOTrainer._precompute_ref_logps = timed
     adapter = spec["adapter"] and LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", **spec["adapter"])
     arguments = DPOConfig(
         output_dir=spec["output_dir"],
@@ -74,14 +73,18 @@ def build(spec: dict[str, Any], callback: Any) -> tuple[Any, float]:
         disable_tqdm=True,
         seed=spec["seed"],
     )
-    trainer = DPOTrainer(
-        AutoModelForCausalLM.from_pretrained(spec["model"], dtype=getattr(torch, spec["dtype"])),
-        args=arguments,
-        train_dataset=Dataset.from_list(spec["rows"]),
-        processing_class=AutoTokenizer.from_pretrained(spec["model"]),
-        peft_config=adapter,
-        callbacks=[callback],
-    )
+    DPOTrainer._precompute_ref_logps = timed
+    try:
+        trainer = DPOTrainer(
+            AutoModelForCausalLM.from_pretrained(spec["model"], dtype=getattr(torch, spec["dtype"])),
+            args=arguments,
+            train_dataset=Dataset.from_list(spec["rows"]),
+            processing_class=AutoTokenizer.from_pretrained(spec["model"]),
+            peft_config=adapter,
+            callbacks=[callback],
+        )
+    finally:
+        DPOTrainer._precompute_ref_logps = plain
     return trainer, sum(seconds)
 
 

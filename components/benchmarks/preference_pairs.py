@@ -39,7 +39,8 @@ def make_pairs(
     from components.training.preference_rows import read
 
     template, count = ChatTemplate.from_folder(model), steps * batch_size
-    texts, chosen = {}, []
+    texts: dict[str, dict[str, str]] = {}
+    chosen: list[dict[str, Any]] = []
     rows = sorted(read_preferences(file, 0.0).rows, key=lambda row: row["pair_id"])
     for row in random.Random(seed).sample(rows, len(rows)):
         if len(chosen) < count and (text := plain_text(template, row, max_tokens)):

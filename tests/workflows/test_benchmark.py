@@ -15,11 +15,13 @@ from components.benchmarks import environment as environments
 from components.benchmarks import ppo
 from components.benchmarks.compare import compare
 from components.benchmarks.peer_trl_ppo import Clock
+from components.benchmarks.preference import PreferenceTask
 from components.benchmarks.processes import Arena, Ran
 from components.config import CPU_ENV, UserError, load
 from components.data.chat import ChatTemplate
 from components.orchestration.entry import _split
 from components.orchestration.memory import PeakMemory
+from workflows.benchmark import Benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "workflows/configs/benchmark/ppo.yaml"
@@ -36,13 +38,16 @@ def _run(*arguments: str, timeout_s: int = 120) -> tuple[int, dict, str]:
     ("arguments", "words"),
     [
         ((), "the key 'name' is required"),
-        (("pppo",), "'name' got 'pppo': input should be 'ppo'"),
+        (("pppo",), "'name' got 'pppo': input should be 'ppo' or 'preference'"),
         (("ppo", "nowhere.yaml"), "nowhere.yaml does not exist"),
         (("ppo", "more"), "the configuration file more does not exist"),
         (("ppo", "smaples=2"), "did you mean 'samples'?"),
         (("ppo", "prompts=6"), "prompts 6 is not a multiple of minibatches 4"),
-        (("ppo", "iterations=0"), "'iterations' got 0"),
-        (("ppo", "warmup=0"), "'warmup' got 0"),
+        (("ppo", "iterations=0"), "'ppo.iterations' got 0"),
+        (("ppo", "ppo.warmup=0"), "'ppo.warmup' got 0"),
+        (("ppo", "stroage=x"), "unknown key 'stroage': did you mean 'storage'?"),
+        (("preference", "pears=x"), "unknown key 'preference.pears': did you mean 'pairs'?"),
+        (("preference", "batch_size=6"), "batch_size 6 is not a multiple of micro_batch_size 4"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_2(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
@@ -64,6 +69,13 @@ def test_wrong_input_is_one_sentence_and_exit_2(arguments: tuple[str, ...], word
 )
 def test_a_bare_first_word_is_the_benchmarks_name(arguments: list[str], expected: tuple) -> None:
     assert _split(arguments, "name") == (set(), *expected)
+
+
+def test_the_keys_of_the_named_section_need_no_prefix() -> None:
+    flat = load(Benchmark, None, ["name=preference", "steps=3", "preference.warmup=1", "model=m"])
+    assert flat == load(Benchmark, None, ["name=preference", "preference.steps=3", "preference.warmup=1", "model=m"])
+    assert (flat.preference.steps, flat.preference.warmup, flat.model) == (3, 1, "m")
+    assert load(Benchmark, None, ["name=ppo", "warmup=2"]).preference == PreferenceTask()
 
 
 def test_other_workflows_take_a_bare_word_for_a_file() -> None:
@@ -182,6 +194,14 @@ def test_a_side_runs_as_training_does(arena: Arena, monkeypatch: pytest.MonkeyPa
     assert CPU_ENV.items() <= found.items()
     assert (found["OMP_NUM_THREADS"], found["CUDA_VISIBLE_DEVICES"]) == ("3", "")
     assert not {"RAY_ADDRESS", "PYTHONPATH"} & set(found)
+
+
+def test_a_side_that_is_not_to_keep_memory_is_told_nothing_of_it(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CPU_ENV.items():
+        monkeypatch.setenv(name, value)
+    print_names = [sys.executable, "-c", "import json, os; print(json.dumps(list(os.environ)))"]
+    ran = arena.run("side", print_names, keeps_memory=False)
+    assert not [name for name in json.loads(ran.lines[0]) if name.startswith("MALLOC")]
 
 
 def test_a_side_that_fails_is_named_with_its_last_words(arena: Arena) -> None:

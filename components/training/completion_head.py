@@ -83,7 +83,9 @@ def score_tokens(
     from torch.utils.checkpoint import checkpoint
 
     def score(hidden: "torch.Tensor", labels: "torch.Tensor") -> tuple["torch.Tensor", ...]:
-        logits = head(hidden).float() / temperature
+        logits = head(hidden).float()
+        if temperature != 1:  # else a pass over [V] for nothing, and another one backward
+            logits = logits / temperature
         log_norm = logits.logsumexp(-1)
         log_probs = logits.gather(-1, labels[:, None]).squeeze(-1) - log_norm
         with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):

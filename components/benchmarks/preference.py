@@ -204,8 +204,8 @@ def run(task: PreferenceTask, setting: Setting) -> Outcome:
         for own, pairs in made.items():
             phase = Phase(adapter, own, pairs)
             peers = PEERS if own == dtype else ("tuned",)
-            sides = {peer: measure_trl(task, phase, setting, peer) for peer in peers}
-            found[phase.name] = {"ours": measure_ours(task, phase, setting), **sides}
+            found[phase.name] = {"ours": measure_ours(task, phase, setting)}
+            found[phase.name] |= {peer: measure_trl(task, phase, setting, peer) for peer in peers}
     losses = {name: {side: own.losses for side, own in sides.items()} for name, sides in found.items()}
     return Outcome(page(found), figures(task, found, dtype), {"losses.png": loss_figure(losses)})
 

@@ -5,8 +5,8 @@ and tuned (the reference precomputed, memory kept, as ours). All sides take the 
 steps from the same weights, so that their losses can be compared step by step. Within a step ours has the pairs in
 order of length, TRL in an order that chance gave, as its own sampler would.
 
-The speed is measured in the machine's fastest number format. That the mathematics is the same shows in float32, on
-short pairs: there, losses differ by rounding alone.
+The speed is measured in the machine's fastest number format. That the mathematics is the same shows in float32, where
+losses differ by rounding alone: on short pairs, if that is not the fastest format.
 """
 
 import importlib.metadata
@@ -45,14 +45,14 @@ class PreferenceTask(Config):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="number format of the weights; auto is bfloat16 where the hardware multiplies it"
     )
-    batch_size: int = Field(8, ge=1, description="pairs of one optimizer step")
+    batch_size: int = Field(4, ge=1, description="pairs of one optimizer step")
     micro_batch_size: int = Field(4, ge=1, description="pairs of one forward pass")
     length_window: int = Field(
         1, ge=1, description="steps among which pairs are dealt out by length, for all sides; 1 leaves it to chance"
     )
-    warmup: int = Field(2, ge=1, description="first steps, which do not count")
-    steps: int = Field(8, ge=1, description="steps that count; their spread makes the intervals")
-    parity_steps: int = Field(5, ge=0, description="steps in float32, on short pairs, by ours and TRL tuned; 0: none")
+    warmup: int = Field(1, ge=1, description="first steps, which do not count")
+    steps: int = Field(6, ge=1, description="steps that count; their spread makes the intervals")
+    parity_steps: int = Field(5, ge=0, description="steps in float32 on short pairs, if dtype is another; 0: none")
     parity_tokens: int = Field(128, ge=8, description="longest side of the pairs in those steps")
     threads: int | None = Field(None, ge=1, description="cores of each side; none takes all")
     memory_interval_s: float = Field(
@@ -102,6 +102,7 @@ class Measured:
     seconds: list[float]
     peaks: list[int]  # bytes, of each step
     whole_peak: int  # of the whole run, start included
+    peak_by_process: dict[str, int]  # where that memory is, by kind of process
     reference_seconds: float  # before the first step
     reference_pairs: int  # computed in them
 
@@ -185,7 +186,9 @@ def measured(
     expected = phase.pairs.steps
     assert len(steps) == len(ran.laps) == expected, f"{len(steps)} steps, {len(ran.laps)} peaks for {expected} steps"
     losses, spent = [own["loss"] for own in steps], [own["seconds"] for own in steps]
-    return Measured(losses, spent[task.warmup :], ran.laps[task.warmup :], ran.peak, seconds, pairs)
+    return Measured(
+        losses, spent[task.warmup :], ran.laps[task.warmup :], ran.peak, ran.peak_by_process, seconds, pairs
+    )
 
 
 def run(task: PreferenceTask, setting: Setting) -> Outcome:

@@ -47,7 +47,7 @@ def _run(*arguments: str, timeout_s: int = 120) -> tuple[int, dict, str]:
         (("ppo", "ppo.warmup=0"), "'ppo.warmup' got 0"),
         (("ppo", "stroage=x"), "unknown key 'stroage': did you mean 'storage'?"),
         (("preference", "pears=x"), "unknown key 'preference.pears': did you mean 'pairs'?"),
-        (("preference", "batch_size=6"), "batch_size 6 is not a multiple of micro_batch_size 4"),
+        (("preference", "batch_size=6", "micro_batch_size=4"), "batch_size 6 is not a multiple of micro_batch_size 4"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_2(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:

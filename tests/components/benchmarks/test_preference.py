@@ -190,7 +190,7 @@ def test_what_both_sides_are_told_is_the_same(pairs_file: Path, tiny_model_dir: 
 
 
 def measured_of(seconds: list[float], peak: int, losses: list[float], pairs: int = 0) -> Measured:
-    return Measured(losses, seconds, [peak] * len(seconds), 2 * peak, 4.0, pairs)
+    return Measured(losses, seconds, [peak] * len(seconds), 2 * peak, {}, 4.0, pairs)
 
 
 def test_the_metrics_hold_every_part_of_every_comparison() -> None:
@@ -232,10 +232,12 @@ def test_paired_iterations_are_drawn_together() -> None:
 def test_warm_up_does_not_count_but_its_losses_are_kept() -> None:
     phase = Phase("none", "bfloat16", preference.Pairs("t", [], 3, 10))
     steps = [{"loss": 0.7, "seconds": 9.0}, {"loss": 0.6, "seconds": 2.0}, {"loss": 0.5, "seconds": 3.0}]
-    found = preference.measured(PreferenceTask(warmup=1), phase, steps, Ran([], [50, 10, 20], 60), 4.0, 24)
-    assert found == Measured([0.7, 0.6, 0.5], [2.0, 3.0], [10, 20], 60, 4.0, 24)
+    found = preference.measured(
+        PreferenceTask(warmup=1), phase, steps, Ran([], [50, 10, 20], 60, {"python": 60}), 4.0, 24
+    )
+    assert found == Measured([0.7, 0.6, 0.5], [2.0, 3.0], [10, 20], 60, {"python": 60}, 4.0, 24)
     with pytest.raises(AssertionError, match="2 steps, 3 peaks for 3 steps"):
-        preference.measured(PreferenceTask(), phase, steps[1:], Ran([], [50, 10, 20], 60), 4.0, 24)
+        preference.measured(PreferenceTask(), phase, steps[1:], Ran([], [50, 10, 20], 60, {"python": 60}), 4.0, 24)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 Imported inside functions only, as importing it costs seconds.
 """
 
+import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 from components.serving.settings import EngineOptions
 
 ENGINE = "engine"  # the engine's own model id, which clients do not see
+logger = logging.getLogger(__name__)
 
 
 class Engine(LLMServer):
@@ -23,11 +26,16 @@ class Engine(LLMServer):
         if os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
             bind_threads(threads)
         self._running, self._started, self._cancelled = 0, 0, 0
+        self._attaching = asyncio.Lock()
         await super().__init__(llm_config)
         await self._warm_up()
 
-    async def generate(self, body: dict[str, Any], kind: str) -> AsyncIterator[dict[str, Any]]:
+    async def generate(
+        self, body: dict[str, Any], kind: str, adapter: dict[str, str] | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
         """Run one OpenAI request of ``kind`` chat or completion, in a plain body.
+
+        ``adapter`` (its id and folder) answers instead of the bare model; a replica that does not have it reads it.
 
         Yields ``{"lines": [...]}`` (server-sent events) when the body streams, else one ``{"response": …}``,
         or ``{"error": …}`` with vLLM's message, HTTP status as ``code``, and ``param``. Closing the generator
@@ -37,11 +45,15 @@ class Engine(LLMServer):
 
         try:
             schema = ChatCompletionRequest if kind == "chat" else CompletionRequest
-            request = schema(**{**body, "model": ENGINE})
+            request = schema(**{**body, "model": adapter["id"] if adapter else ENGINE})
         except ValidationError as error:
             problem = error.errors()[0]
             param = ".".join(str(part) for part in problem["loc"]) or None
             yield {"error": {"message": problem["msg"].removeprefix("Value error, "), "code": 400, "param": param}}
+            return
+        if adapter and (unread := await self.attach(adapter)):
+            logger.error("the adapter in %s cannot be read: %s", adapter["folder"], unread)
+            yield {"error": {"message": "The engine cannot read this adapter.", "code": 500, "param": "model"}}
             return
         self._running += 1
         self._started += 1
@@ -57,6 +69,23 @@ class Engine(LLMServer):
         finally:
             self._running -= 1
             self._cancelled += not finished
+
+    async def attach(self, adapter: dict[str, str]) -> str:
+        """Read an adapter unless this replica has read it; return what is wrong with it, which is mostly nothing.
+
+        The engine itself drops the adapters that were not used for longest and reads them again, so none is detached.
+        """
+        from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
+
+        known = DiskMultiplexConfig(
+            model_id=adapter["id"], local_path=adapter["folder"], max_total_tokens=None, lora_assigned_int_id=0
+        )
+        async with self._attaching:  # two first requests would both read it, and the second would fail
+            try:
+                await self.engine.resolve_lora(known)
+            except ValueError as error:
+                return str(error).removeprefix("Failed to load lora model: ")
+        return ""
 
     async def load(self) -> dict[str, int]:
         """Return the requests that run now, and how many were started and given up by their clients so far."""
@@ -117,6 +146,9 @@ def engine_arguments(options: EngineOptions, on_gpu: bool) -> dict[str, Any]:
         "enable_prefix_caching": True,
         "tensor_parallel_size": options.tensor_parallel,
     }
+    if (adapters := options.adapters).at_once:
+        arguments |= {"enable_lora": True, "max_loras": adapters.at_once, "max_lora_rank": adapters.max_rank}
+        arguments["max_cpu_loras"] = max(adapters.kept, adapters.at_once)
     if on_gpu:
         return arguments | {"gpu_memory_utilization": options.gpu_memory_share}
     return arguments | {"enforce_eager": True}

@@ -87,16 +87,19 @@ def registry_tags(adapter: Path, base: Path, cache: Path | None = None) -> dict[
     return kept | ({"base_quantization": page.quantization} if page.quantization else {})
 
 
-def check_served(
-    adapter: Path, model_digest: str, *, trained_as: str | None, inexact: bool, max_rank: int
-) -> AdapterBase:
-    """Return the page of an adapter that an engine may carry beside the model that it serves.
+@dataclass(frozen=True)
+class Carrier:
+    """A model that is served, and which adapters its engine carries; plain data."""
 
-    Args:
-        model_digest: of the model that is served.
-        trained_as: digest of the model that this one was quantized from; none where it is what was trained on.
-        inexact: also take what was trained on the same weights in another number format.
-        max_rank: the highest rank that the engine has room for.
+    digest: str
+    max_rank: int  # the engine has room for
+    quantized_from: str | None = None  # digest of the model that it was made from by quantizing
+    smoothed: bool = False  # quantizing scaled its channels, too
+    inexact: bool = False  # also carries what was trained on the same weights in another number format
+
+
+def check_served(adapter: Path, carrier: Carrier) -> AdapterBase:
+    """Return the page of an adapter that the engine of ``carrier`` may carry.
 
     Raises:
         UserError: it was trained on another base or does not say on which, or is of a kind that engines do not carry.
@@ -108,18 +111,24 @@ def check_served(
         raise UserError(
             f"{adapter} does not say which model it was trained on ({FILE}), so it is not served on one: merge it"
         )
-    if page.base_digest not in (model_digest, trained_as):
+    if page.base_digest not in (carrier.digest, carrier.quantized_from):
         raise UserError(
             f"{adapter} was trained on a model with digest {page.base_digest[:12]} ({page.base}), and the one that is "
-            f"served has {model_digest[:12]}: serve it on the model it was trained on"
+            f"served has {carrier.digest[:12]}: serve it on the model it was trained on"
+        )
+    is_same = page.base_digest == carrier.digest
+    if carrier.smoothed and not is_same:
+        raise UserError(
+            f"{adapter} was trained on the served model before quantizing scaled the channels that its matrices read: "
+            "serve it merged, or quantize the model with method.smoothing=0"
         )
     format_then = "in 4 bits" if page.quantization else "before it was quantized"
-    if (page.quantization or page.base_digest != model_digest) and not inexact:
+    if (page.quantization or not is_same) and not carrier.inexact:
         raise UserError(
             f"{adapter} was trained on the served model {format_then}, and computes something else on it as it is now: "
             "serve it merged, or measure that (merge_adapter) and set engine.adapters.inexact=true"
         )
-    if reason := _not_carried(json.loads((adapter / "adapter_config.json").read_text()), max_rank):
+    if reason := _not_carried(json.loads((adapter / "adapter_config.json").read_text()), carrier.max_rank):
         raise UserError(f"{adapter} {reason}")
     return page
 

@@ -8,20 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.config import UserError
+from components.models.adapter_base import Carrier, check_served
+from components.models.folder import digest
 from components.serving.adapters import Adapter, Shelf, split
 from components.serving.settings import AdapterOptions, ServedName
 from components.tracking.run import pin_registered, registered_parts, resolve_registered
-
-
-@dataclass(frozen=True)
-class ServedBase:
-    """The model that adapters are put on, and which of them it takes; plain data."""
-
-    storage: str
-    model_digest: str
-    trained_as: str | None  # digest of the model that this one was quantized from
-    max_rank: int
-    inexact: bool
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,7 @@ class Declared:
         return [(name, adapter) for name, adapter in found if adapter is not None]
 
 
-def fetch_declared(names: Sequence[ServedName], base: ServedBase) -> Declared:
+def fetch_declared(names: Sequence[ServedName], carrier: Carrier, storage: Path) -> Declared:
     """Return the names with their adapters fetched; over an alias, a name keeps to the alias.
 
     An adapter from a folder is called like the name that it answers to.
@@ -53,7 +44,7 @@ def fetch_declared(names: Sequence[ServedName], base: ServedBase) -> Declared:
             settled.append(name)
             continue
         own = None if registered_parts(name.adapter)[0] else name.name
-        adapter, alias = fetch(name.adapter, base, own, None)
+        adapter, alias = fetch(name.adapter, carrier, storage, own)
         shelf.put(adapter)
         if alias:
             shelf.move(alias, adapter.version)
@@ -61,16 +52,24 @@ def fetch_declared(names: Sequence[ServedName], base: ServedBase) -> Declared:
     return Declared(tuple(settled), tuple(shelf.adapters()), shelf.aliases())
 
 
-def served_base(model: Path, model_digest: str, storage: Path, options: AdapterOptions) -> ServedBase:
+def carrier_of(model: Path, model_digest: str, options: AdapterOptions) -> Carrier:
     """Return what adapters on the model in a folder have to fit, as its lineage page says."""
     from components.tracking.lineage import read_lineage
 
     page = read_lineage(model) or {}
-    trained_as = page.get("facts", {}).get("base_digest") if page.get("kind") == "quantized-model" else None
-    return ServedBase(str(storage), model_digest, trained_as, options.max_rank, options.inexact)
+    facts = page.get("facts", {}) if page.get("kind") == "quantized-model" else {}
+    return Carrier(
+        model_digest,
+        options.max_rank,
+        quantized_from=facts.get("base_digest"),
+        smoothed=bool(facts.get("method", {}).get("smoothing")),
+        inexact=options.inexact,
+    )
 
 
-def fetch(source: str, base: ServedBase, name: str | None, version: str | None) -> tuple[Adapter, str | None]:
+def fetch(
+    source: str, carrier: Carrier, storage: Path, name: str | None = None, version: str | None = None
+) -> tuple[Adapter, str | None]:
     """Return the adapter behind a reference, and the ``name@alias`` that the reference names, if it does.
 
     Args:
@@ -79,22 +78,17 @@ def fetch(source: str, base: ServedBase, name: str | None, version: str | None) 
         version: none takes the registry's, or for a folder the beginning of its digest.
 
     Raises:
-        UserError: there is no such adapter, it has no name, or it is not one for this base.
+        UserError: there is no such adapter, it has no name, or it is not one for this model.
     """
-    from components.models.adapter_base import check_served
-    from components.models.folder import digest
     from components.tracking.lineage import read_lineage
 
-    storage = Path(base.storage)
     pinned = pin_registered(storage, source)
     known_as, number, alias = registered_parts(pinned)
     if not (name or known_as):
         raise UserError(f"{source} has no name in the registry: give 'name' (and 'version'), too")
     is_reference = source.startswith(("models:/", "runs:/"))
     folder = Path(resolve_registered(storage, pinned) if is_reference else source).expanduser().resolve()
-    page = check_served(
-        folder, base.model_digest, trained_as=base.trained_as, inexact=base.inexact, max_rank=base.max_rank
-    )
+    page = check_served(folder, carrier)
     read_lineage(folder)  # refuses a page that was edited
     found = digest(folder)
     word = version or number or found[:12]
@@ -113,8 +107,6 @@ def fetch(source: str, base: ServedBase, name: str | None, version: str | None) 
 
 def _kept(folder: Path, found: str, shelf: Path) -> Path:
     """Return a copy of the folder that is named by its digest; engines read it again whenever they need it."""
-    from components.models.folder import digest
-
     kept = shelf / found[:32]
     if kept.is_dir():
         return kept

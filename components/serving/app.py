@@ -40,7 +40,7 @@ def make_plan(
     """
     from components.data.store import pin
     from components.models.sources import digest, resolve
-    from components.serving.adapter_files import Declared, fetch_declared, served_base
+    from components.serving.adapter_files import Declared, carrier_of, fetch_declared
     from components.serving.lineage import served_lineage, with_adapter
 
     names = tuple(names) or default_names(has_index=index is not None)
@@ -56,10 +56,10 @@ def make_plan(
     model_digest = digest(folder, cache)
     embedder_digest = digest(embedder_folder, cache) if embedder_folder else None
     plain = served_lineage(ServedName(name="bare"), folder, model_digest, None, None)
-    base, declared = None, Declared(names)
+    carrier, declared = None, Declared(names)
     if engine.adapters.at_once:
-        base = served_base(folder, model_digest, storage, engine.adapters)
-        declared = fetch_declared(names, base)
+        carrier = carrier_of(folder, model_digest, engine.adapters)
+        declared = fetch_declared(names, carrier, storage)
     pages = {name.name: served_lineage(name, folder, model_digest, pinned, embedder_digest) for name in names}
     for name, adapter in declared.answering():
         pages[name] = with_adapter(pages[name], name, adapter)
@@ -74,10 +74,11 @@ def make_plan(
         admin_digests=admins,
         lineage=pages,
         plain_lineage=plain,
-        adapter_base=base,
-        adapters=tuple(declared.adapters),
+        storage=str(storage),
+        carrier=carrier,
+        adapters=declared.adapters,
         aliases=declared.aliases,
-        adapter_memory=str(cache / "adapters" / f"{uuid.uuid4().hex}.json") if base else None,
+        adapter_memory=str(cache / "adapters" / f"{uuid.uuid4().hex}.json") if carrier else None,
     )
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from components.config import UserError
-from components.serving.adapter_files import ServedBase, fetch
+from components.models.adapter_base import Carrier
+from components.serving.adapter_files import fetch
 from components.serving.adapters import Adapter, Conflict, Shelf, Unknown
 from components.serving.errors import ApiError, from_exception
 from components.serving.requests import AdapterRequest, AliasRequest
@@ -24,8 +25,9 @@ class HotSwap:
         self,
         shelf: Shelf,
         engine: Any,
-        base: ServedBase | None,
+        carrier: Carrier | None,
         *,
+        storage: str = "artifacts",
         taken: Collection[str] = (),
         memory: str | None = None,
         retry_after_s: int = 1,
@@ -33,12 +35,14 @@ class HotSwap:
         """Begin with what is on the shelf.
 
         Args:
-            base: what adapters have to fit; none where the engine carries no adapters.
+            carrier: what adapters have to fit; none where the engine carries no adapters.
+            storage: where the registry and the copies of adapters are.
             taken: names under which something else answers.
             memory: file that keeps the changes, for an ingress that Ray restarts.
         """
         self.shelf = shelf
-        self._engine, self._base, self._taken, self._retry_after_s = engine, base, frozenset(taken), retry_after_s
+        self._engine, self._carrier, self._storage = engine, carrier, Path(storage)
+        self._taken, self._retry_after_s = frozenset(taken), retry_after_s
         self._memory = Path(memory) if memory else None
         self._changing = asyncio.Lock()
         if self._memory and self._memory.is_file():
@@ -55,8 +59,8 @@ class HotSwap:
         """
         async with self._changing:
             with _told():
-                base = self._carrying()
-                adapter, alias = await asyncio.to_thread(fetch, request.source, base, request.name, request.version)
+                where = (request.source, self._carrying(), self._storage)
+                adapter, alias = await asyncio.to_thread(fetch, *where, request.name, request.version)
                 self.shelf.check(adapter)
                 if alias:
                     self.shelf.check_move(alias, adapter.version)
@@ -105,11 +109,11 @@ class HotSwap:
             "aliases": [alias for alias in self.shelf.aliases() if self.shelf.find(alias) is adapter]
         }
 
-    def _carrying(self) -> ServedBase:
-        if self._base is None:
+    def _carrying(self) -> Carrier:
+        if self._carrier is None:
             message = "This server's engine carries no adapters: start it with engine.adapters.at_once=1 or more."
             raise ApiError(404, message, code="no_adapters")
-        return self._base
+        return self._carrier
 
     async def _attach(self, adapter: Adapter) -> None:
         try:

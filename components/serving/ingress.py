@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from components.serving.adapter_files import ServedBase
+from components.models.adapter_base import Carrier
 from components.serving.adapters import Adapter, Shelf
 from components.serving.chat import ChatService, NameSetup
 from components.serving.errors import ApiError, from_exception, unknown_model
@@ -38,7 +38,8 @@ class ServingPlan:
     admin_digests: tuple[str, ...] = ()  # of the keys that may change adapters
     lineage: dict[str, dict[str, Any]] = field(default_factory=dict)  # page of each name, as it begins
     plain_lineage: dict[str, Any] = field(default_factory=dict)  # page of the model as it is
-    adapter_base: ServedBase | None = None  # what adapters have to fit; none where the engine carries none
+    storage: str = "artifacts"  # where the registry and the copies of adapters are
+    carrier: Carrier | None = None  # what adapters have to fit; none where the engine carries none
     adapters: tuple[Adapter, ...] = ()  # at the start; an `adapter` in `names` is the address of one of them
     aliases: dict[str, str] = field(default_factory=dict)  # name@alias → version
     adapter_memory: str | None = None  # file that keeps what changes later
@@ -64,7 +65,8 @@ class Ingress:
         self.swap = HotSwap(
             shelf,
             engine,
-            plan.adapter_base,
+            plan.carrier,
+            storage=plan.storage,
             taken=self._setups,
             memory=plan.adapter_memory,
             retry_after_s=self._retry_after_s,

@@ -12,7 +12,7 @@ from components.models.adapter_base import Carrier, check_served
 from components.models.folder import digest
 from components.serving.adapters import Adapter, Shelf, split
 from components.serving.settings import AdapterOptions, ServedName
-from components.tracking.run import pin_registered, registered_parts, resolve_registered
+from components.tracking.run import pin_registered, registered_parts, registered_tags, resolve_registered
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ def fetch(
     page = check_served(folder, carrier)
     read_lineage(folder)  # refuses a page that was edited
     found = digest(folder)
+    if registered_tags(storage, pinned).get("digest", found) != found:
+        raise UserError(f"the files of {pinned} are not those that were registered: register them as another version")
     word = version or number or found[:12]
     adapter = Adapter(
         name=name or known_as,

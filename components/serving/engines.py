@@ -26,7 +26,7 @@ class Engine(LLMServer):
         if os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
             bind_threads(threads)
         self._running, self._started, self._cancelled = 0, 0, 0
-        self._attaching = asyncio.Lock()
+        self._attaching, self._attached = asyncio.Lock(), set[str]()
         await super().__init__(llm_config)
         await self._warm_up()
 
@@ -71,20 +71,23 @@ class Engine(LLMServer):
             self._cancelled += not finished
 
     async def attach(self, adapter: dict[str, str]) -> str:
-        """Read an adapter unless this replica has read it; return what is wrong with it, which is mostly nothing.
+        """Read an adapter unless this replica knows it; return what is wrong with it, which is mostly nothing.
 
         The engine itself drops the adapters that were not used for longest and reads them again, so none is detached.
         """
         from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 
-        known = DiskMultiplexConfig(
+        if adapter["id"] in self._attached:
+            return ""
+        files = DiskMultiplexConfig(
             model_id=adapter["id"], local_path=adapter["folder"], max_total_tokens=None, lora_assigned_int_id=0
         )
         async with self._attaching:  # two first requests would both read it, and the second would fail
             try:
-                await self.engine.resolve_lora(known)
+                await self.engine.resolve_lora(files)
             except ValueError as error:
                 return str(error).removeprefix("Failed to load lora model: ")
+        self._attached.add(adapter["id"])
         return ""
 
     async def load(self) -> dict[str, int]:

@@ -303,6 +303,13 @@ def registered_parts(reference: str) -> tuple[str, str, str]:
     return name, number, alias
 
 
+def registered_tags(storage: Path, reference: str) -> dict[str, str]:
+    """Return the tags of a ``models:/`` reference's version, as `Run.register_model` wrote them; of others none."""
+    if not registered_parts(reference)[0]:
+        return {}
+    return dict(_registered(tracking_uri(storage), reference).tags)
+
+
 def _registered(uri: str, reference: str) -> Any:
     """Return MLflow's entry of a ``models:/`` reference."""
     name, number, alias = registered_parts(reference)

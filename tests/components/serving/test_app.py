@@ -10,7 +10,7 @@ import pytest
 from components.config import UserError
 from components.serving.app import check_fits, check_names, default_names, free_port, key_digests, make_plan
 from components.serving.edge import key_digest
-from components.serving.settings import EngineOptions, SearchOptions, ServedName
+from components.serving.settings import AdapterOptions, EngineOptions, SearchOptions, ServedName
 
 PLAIN = ServedName(name="a")
 
@@ -146,3 +146,37 @@ def test_a_lone_cpu_engine_is_bound_to_the_cores_it_may_use_and_several_are_not(
     monkeypatch.setenv("RAYLIGN_ENGINE_REPLICAS", "2")
     bind_threads(None)
     assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+def test_the_estimate_counts_room_for_adapters(tiny_model_dir):
+    """Rank 16 on 64+64, 64+32, 64+32, 64+64 and thrice 64+128 rows and columns in two blocks, 2 + 8 times 2 bytes."""
+    from components.serving import estimate
+
+    one = 2 * 16 * (128 + 96 + 96 + 128 + 3 * 192)
+    found = estimate._adapters_gib(tiny_model_dir, AdapterOptions(at_once=2))
+    assert found == pytest.approx(10 * 2 * one / 2**30)
+    assert estimate._adapters_gib(tiny_model_dir, AdapterOptions()) == 0
+
+
+def test_an_engine_has_room_for_adapters_only_where_the_config_asks():
+    from components.serving.engines import engine_arguments
+
+    assert "enable_lora" not in engine_arguments(EngineOptions(), on_gpu=False)
+    asked = EngineOptions(adapters=AdapterOptions(at_once=12, kept=4, max_rank=64))
+    for on_gpu in (True, False):
+        made = engine_arguments(asked, on_gpu=on_gpu)
+        assert [made[key] for key in ("enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank")] == [
+            True,
+            12,
+            12,
+            64,
+        ]
+
+
+def test_a_name_with_an_adapter_needs_an_engine_that_carries_it():
+    tuned = ServedName(name="a", adapter="models:/a@champion")
+    with pytest.raises(UserError, match=r"engine\.adapters\.at_once=1"):
+        check_names((tuned,), has_index=False)
+    check_names((tuned,), has_index=False, carries_adapters=True)
+    with pytest.raises(UserError, match="looks like an adapter's address"):
+        check_names((ServedName(name="a@1"),), has_index=False, carries_adapters=True)

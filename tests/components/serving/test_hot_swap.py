@@ -197,6 +197,9 @@ def test_a_registered_adapter_is_called_as_in_the_registry_and_copied(adapter_fo
     assert digest(adapter.folder) == adapter.digest  # what is served does not change with the folder
     again, _ = fetch(str(folder), *place, "support-a")
     assert again.version == digest(folder)[:12] and again.folder != adapter.folder
+    run.register_model("support-d", folder, "champion", {"digest": adapter.digest})
+    with pytest.raises(UserError, match="are not those that were registered"):
+        fetch("models:/support-d@champion", *place)
     with pytest.raises(UserError, match="is not in the MLflow store"):
         fetch("models:/support-a@nobody", *place)
     with pytest.raises(UserError, match="has no name"):

@@ -141,7 +141,8 @@ def build(plan: ServingPlan) -> Any:
     with _logging_kept():
         from components.serving.engines import engine_deployment
 
-        engine = engine_deployment(Path(plan.model), plan.engine, on_gpu=on_gpu)
+        adapters = [adapter.for_engine() for adapter in plan.adapters]
+        engine = engine_deployment(Path(plan.model), plan.engine, adapters, on_gpu=on_gpu)
     search = None
     if plan.embedder:
         beside = {"num_cpus": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}}}

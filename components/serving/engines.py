@@ -6,7 +6,7 @@ Imported inside functions only, as importing it costs seconds.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,18 @@ logger = logging.getLogger(__name__)
 class Engine(LLMServer):
     """Ray's LLM server, ready only once it has answered, that takes and gives plain values."""
 
-    async def __init__(self, llm_config: LLMConfig, threads: int | None) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, llm_config: LLMConfig, threads: int | None, adapters: Sequence[dict[str, str]]
+    ) -> None:
         if os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
             bind_threads(threads)
         self._running, self._started, self._cancelled = 0, 0, 0
         self._attaching, self._attached = asyncio.Lock(), set[str]()
         await super().__init__(llm_config)
         await self._warm_up()
+        for adapter in adapters:
+            if unread := await self.attach(adapter):
+                raise RuntimeError(f"the engine does not take the adapter in {adapter['folder']}: {unread}")
 
     async def generate(
         self, body: dict[str, Any], kind: str, adapter: dict[str, str] | None = None
@@ -83,11 +88,13 @@ class Engine(LLMServer):
             model_id=adapter["id"], local_path=adapter["folder"], max_total_tokens=None, lora_assigned_int_id=0
         )
         async with self._attaching:  # two first requests would both read it, and the second would fail
+            if adapter["id"] in self._attached:
+                return ""
             try:
                 await self.engine.resolve_lora(files)
             except ValueError as error:
                 return str(error).removeprefix("Failed to load lora model: ")
-        self._attached.add(adapter["id"])
+            self._attached.add(adapter["id"])
         return ""
 
     async def load(self) -> dict[str, int]:
@@ -117,8 +124,10 @@ def bind_threads(threads: int | None) -> None:
     os.environ["OMP_NUM_THREADS"] = str(len(cores) or threads or os.cpu_count())
 
 
-def engine_deployment(model: Path, options: EngineOptions, *, on_gpu: bool) -> Any:
-    """Return the Serve application of the engine, to be bound to an ingress."""
+def engine_deployment(
+    model: Path, options: EngineOptions, adapters: Sequence[dict[str, str]] = (), *, on_gpu: bool
+) -> Any:
+    """Return the Serve application of the engine, to be bound to an ingress; it begins with these adapters."""
     config = LLMConfig(
         model_loading_config={"model_id": ENGINE, "model_source": str(model)},
         engine_kwargs=engine_arguments(options, on_gpu),
@@ -138,7 +147,8 @@ def engine_deployment(model: Path, options: EngineOptions, *, on_gpu: bool) -> A
         experimental_configs={"stream_batching_interval_ms": options.stream_interval_ms},
         log_engine_metrics=True,
     )
-    return build_llm_deployment(config, name_prefix="", bind_kwargs={"threads": options.threads}, deployment_cls=Engine)
+    begin = {"threads": options.threads, "adapters": list(adapters)}
+    return build_llm_deployment(config, name_prefix="", bind_kwargs=begin, deployment_cls=Engine)
 
 
 def engine_arguments(options: EngineOptions, on_gpu: bool) -> dict[str, Any]:

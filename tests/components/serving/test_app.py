@@ -1,9 +1,11 @@
 """What is checked before anything starts: names, keys, ports, and what the engine is told on CPU and GPU."""
 
+import asyncio
 import json
 import os
 import socket
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -180,3 +182,41 @@ def test_a_name_with_an_adapter_needs_an_engine_that_carries_it():
     check_names((tuned,), has_index=False, carries_adapters=True)
     with pytest.raises(UserError, match="looks like an adapter's address"):
         check_names((ServedName(name="a@1"),), has_index=False, carries_adapters=True)
+
+
+def test_a_replica_reads_an_adapter_once_at_its_first_request_and_says_when_it_cannot():
+    """Nobody told this replica of the adapter: another one was asked to read it when it was loaded."""
+    from components.serving.engines import ENGINE, Engine
+
+    read, asked = [], []
+
+    async def resolve(files):
+        await asyncio.sleep(0.01)
+        read.append(files.local_path)
+        if files.local_path == "/broken":
+            raise ValueError("Failed to load lora model: no weights")
+
+    async def chat(request):
+        async def answer():
+            asked.append(request.model)
+            yield ["data: [DONE]\n\n"]
+
+        return answer()
+
+    engine = Engine.__new__(Engine)
+    engine._running = engine._started = engine._cancelled = 0
+    engine._attaching, engine._attached = asyncio.Lock(), set()
+    engine.engine, engine.chat = SimpleNamespace(resolve_lora=resolve), chat
+    body = {"messages": [{"role": "user", "content": "?"}], "stream": True}
+
+    async def generate(adapter):
+        return [part async for part in engine.generate(body, "chat", adapter)]
+
+    async def several():
+        good, bad = {"id": "d1", "folder": "/good"}, {"id": "d2", "folder": "/broken"}
+        return await asyncio.gather(generate(good), generate(good), generate(None), generate(bad))
+
+    first, second, bare, failed = asyncio.run(several())
+    assert first == second == bare == [{"lines": ["data: [DONE]\n\n"]}]
+    assert sorted(read) == ["/broken", "/good"] and sorted(asked) == ["d1", "d1", ENGINE]
+    assert failed[0]["error"]["code"] == 500 and "/broken" not in failed[0]["error"]["message"]

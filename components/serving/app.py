@@ -165,7 +165,7 @@ def build(plan: ServingPlan) -> Any:
 
 
 def check_fits(plan: ServingPlan, resources: Mapping[str, float], on_gpu: bool) -> None:
-    """Raise a UserError for what would wait for ever: more CPUs or GPUs than there are, FP8 without hardware."""
+    """Raise a UserError for what would wait for ever, or not start: too few CPUs or GPUs, formats without hardware."""
     from components.serving.lineage import quantization
 
     needed = {"CPU": plan.engine.cpus * plan.engine.replicas}
@@ -179,6 +179,13 @@ def check_fits(plan: ServingPlan, resources: Mapping[str, float], on_gpu: bool) 
                 "engine.replicas, engine.cpus or engine.tensor_parallel, or use a larger cluster"
             )
     stored = quantization(Path(plan.model)) or {}
+    if not on_gpu and stored and plan.engine.adapters.at_once:
+        # vLLM 0.32 drops 8-bit weights once they are packed for the CPU, then asks them where to put the adapter
+        raise UserError(
+            f"{plan.model} is quantized to {stored.get('format')}, and on a CPU adapters go on unquantized weights only: "
+            "serve the model that it was made from, or merge the adapter before quantizing and set "
+            "engine.adapters.at_once=0"
+        )
     if not on_gpu and "float" in str(stored.get("format")) and "amx_bf16" not in _cpu_flags():
         raise UserError(
             f"{plan.model} is quantized to {stored['format']}, which a CPU without AMX computes too slowly to serve: "

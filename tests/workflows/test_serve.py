@@ -318,7 +318,7 @@ def test_an_alias_moves_between_two_requests_and_nothing_is_restarted(client, ur
 
 
 def test_an_attached_adapter_computes_what_the_merged_model_does(client, tuned, tiny_model_dir, url):
-    """The engine computes in bfloat16, which keeps 2 to 3 digits; another adapter is ten times further away."""
+    """The engine computes in bfloat16, which keeps 2 to 3 digits; the other adapter is further away than that."""
     import torch
 
     from components.models.load import load_model
@@ -342,7 +342,7 @@ def test_an_attached_adapter_computes_what_the_merged_model_does(client, tuned, 
         answers = list(pool.map(drawn, ("tuned@1", "tuned@2")))
     for number, (ids, logprobs) in enumerate(answers):
         own, other = gap(ids, logprobs, tuned[number]), gap(ids, logprobs, tuned[1 - number])
-        assert own < 0.1 and other > 1.0, (own, other)
+        assert own < 0.02 and other > 0.05, (own, other)
 
 
 def load_second(url, tuned):

@@ -120,6 +120,12 @@ def test_what_would_wait_for_ever_is_refused(plan, tiny_model_dir, tmp_path, mon
     with pytest.raises(UserError, match="quantize it to w8a8_int8"):
         check_fits(fitting(fp8), {"CPU": 2.0}, on_gpu=False)
     check_fits(fitting(fp8), {"CPU": 2.0, "GPU": 1.0}, on_gpu=True)
+    config["quantization_config"]["format"] = "int-quantized"
+    (fp8 / "config.json").write_text(json.dumps(config))
+    check_fits(fitting(fp8), {"CPU": 2.0}, on_gpu=False)
+    with pytest.raises(UserError, match="on a CPU adapters go on unquantized weights only"):
+        check_fits(fitting(fp8, adapters=AdapterOptions(at_once=1)), {"CPU": 2.0}, on_gpu=False)
+    check_fits(fitting(adapters=AdapterOptions(at_once=1)), {"CPU": 2.0}, on_gpu=False)
 
 
 def test_a_cpu_engine_neither_compiles_nor_guesses_memory_and_a_gpu_engine_reserves_gpus():

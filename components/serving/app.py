@@ -182,7 +182,7 @@ def check_fits(plan: ServingPlan, resources: Mapping[str, float], on_gpu: bool) 
     if not on_gpu and stored and plan.engine.adapters.at_once:
         # vLLM 0.32 drops 8-bit weights once they are packed for the CPU, then asks them where to put the adapter
         raise UserError(
-            f"{plan.model} is quantized to {stored.get('format')}, and on a CPU adapters go on unquantized weights only: "
+            f"{plan.model} is quantized ({stored.get('format')}), and a CPU puts adapters on unquantized weights only: "
             "serve the model that it was made from, or merge the adapter before quantizing and set "
             "engine.adapters.at_once=0"
         )

@@ -123,7 +123,7 @@ def test_what_would_wait_for_ever_is_refused(plan, tiny_model_dir, tmp_path, mon
     config["quantization_config"]["format"] = "int-quantized"
     (fp8 / "config.json").write_text(json.dumps(config))
     check_fits(fitting(fp8), {"CPU": 2.0}, on_gpu=False)
-    with pytest.raises(UserError, match="on a CPU adapters go on unquantized weights only"):
+    with pytest.raises(UserError, match="a CPU puts adapters on unquantized weights only"):
         check_fits(fitting(fp8, adapters=AdapterOptions(at_once=1)), {"CPU": 2.0}, on_gpu=False)
     check_fits(fitting(adapters=AdapterOptions(at_once=1)), {"CPU": 2.0}, on_gpu=False)
 

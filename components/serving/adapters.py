@@ -89,11 +89,11 @@ class Shelf:
                 f"{adapter.source} has {adapter.digest[:12]}: give it another version"
             )
 
-    def put(self, adapter: Adapter) -> None:
-        """Serve an adapter; one that is there already stays as it is. Raises Conflict, as `check`."""
+    def put(self, adapter: Adapter) -> Adapter:
+        """Serve an adapter and return it; one that is there already stays as it is. Raises Conflict, as `check`."""
         self.check(adapter)
-        self._adapters.setdefault(adapter.address, adapter)
         self._digests[adapter.address] = adapter.digest
+        return self._adapters.setdefault(adapter.address, adapter)
 
     def check_move(self, alias: str, version: str) -> None:
         """Refuse an alias that is a version.

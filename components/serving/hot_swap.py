@@ -68,12 +68,12 @@ class HotSwap:
                     if address in self._taken:
                         raise Conflict(f"'{address}' is a name that the serve config declares: give another one")
                 await self._attach(adapter)
-                self.shelf.put(adapter)
+                served = self.shelf.put(adapter)
                 if alias:
-                    self.shelf.move(alias, adapter.version)
+                    self.shelf.move(alias, served.version)
             self._remember()
-            logger.info("serving %s from %s", adapter.address, adapter.source)
-            return self.card(adapter)
+            logger.info("serving %s from %s", served.address, served.source)
+            return self.card(served)
 
     async def move(self, request: AliasRequest) -> dict[str, Any]:
         """Let an alias mean another loaded version and return the alias's description. Raises ApiError."""

@@ -293,6 +293,7 @@ def test_moving_an_alias_tells_what_it_meant_before(swapping, adapter_folder):
     assert point(client, "support@champion", "1").json()["before"] is None
     moved = point(client, "support@champion", "2").json()
     assert (moved["adapter"], moved["before"]) == ("support@2", "support@1")
+    assert load(client, adapter_folder("2", "2"), version="2").json()["aliases"] == ["support@champion"]
     assert code(point(client, "support@champion", "9")) == (404, "adapter_not_found")
     assert code(point(client, "support@1", "2")) == (409, "adapter_conflict")
     assert code(point(client, "champion", "2")) == (400, "invalid_adapter")

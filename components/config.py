@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 __all__ = [
     "CPU_ENV",
+    "AdapterRef",
     "Config",
     "Field",
     "InputPath",
@@ -50,7 +51,7 @@ class Config(BaseModel):
 class Reference:
     """Marks a string field whose target's content, not only its name, decides whether a step is done."""
 
-    kind: Literal["path", "model", "table"]
+    kind: Literal["path", "model", "adapter", "table"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Unkeyed:
 
 InputPath = Annotated[str, Reference("path")]
 ModelRef = Annotated[str, Reference("model")]
+AdapterRef = Annotated[str, Reference("adapter")]
 TableRef = Annotated[str, Reference("table")]
 
 

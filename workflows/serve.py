@@ -24,6 +24,7 @@ class Serve(WorkflowConfig):
     )
     engine: EngineOptions = Field(EngineOptions(), description="how the model is run")
     keys: str | None = Field(None, description="environment variable with the API keys, comma-separated; none: open")
+    admin_keys: str | None = Field(None, description="the same for the keys that may change adapters; none: nobody may")
     host: Annotated[str, Unkeyed()] = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every one")
     port: Annotated[int, Unkeyed()] = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
     ask: tuple[str, ...] = Field((), description="questions to ask every name, streaming and not")
@@ -54,8 +55,8 @@ def make_plan(config: Serve) -> "ServingPlan":
     """Return what the deployments need to know, every reference looked up."""
     from components.serving import app
 
-    options = {name: getattr(config, name) for name in ("model", "names", "engine", "index", "embedder", "keys")}
-    return app.make_plan(storage=Path(config.storage), **options)
+    shared = ("model", "names", "engine", "index", "embedder", "keys", "admin_keys")
+    return app.make_plan(storage=Path(config.storage), **{name: getattr(config, name) for name in shared})
 
 
 def plan(config: Serve) -> "dict[str, Any]":

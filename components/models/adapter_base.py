@@ -87,6 +87,64 @@ def registry_tags(adapter: Path, base: Path, cache: Path | None = None) -> dict[
     return kept | ({"base_quantization": page.quantization} if page.quantization else {})
 
 
+@dataclass(frozen=True)
+class Carrier:
+    """A model that is served, and which adapters its engine carries; plain data."""
+
+    digest: str
+    max_rank: int  # the engine has room for
+    quantized_from: str | None = None  # digest of the model that it was made from by quantizing
+    smoothed: bool = False  # quantizing scaled its channels, too
+    inexact: bool = False  # also carries what was trained on the same weights in another number format
+
+
+def check_served(adapter: Path, carrier: Carrier) -> AdapterBase:
+    """Return the page of an adapter that the engine of ``carrier`` may carry.
+
+    Raises:
+        UserError: it was trained on another base or does not say on which, or is of a kind that engines do not carry.
+    """
+    page = AdapterBase.read(adapter) if is_adapter(adapter) else None
+    if not is_adapter(adapter):
+        raise UserError(f"no adapter at {adapter}: expected a folder with adapter_config.json")
+    if page is None:
+        raise UserError(
+            f"{adapter} does not say which model it was trained on ({FILE}), so it is not served on one: merge it"
+        )
+    if page.base_digest not in (carrier.digest, carrier.quantized_from):
+        raise UserError(
+            f"{adapter} was trained on a model with digest {page.base_digest[:12]} ({page.base}), and the one that is "
+            f"served has {carrier.digest[:12]}: serve it on the model it was trained on"
+        )
+    is_same = page.base_digest == carrier.digest
+    if carrier.smoothed and not is_same:
+        raise UserError(
+            f"{adapter} was trained on the served model before quantizing scaled the channels that its matrices read: "
+            "serve it merged, or quantize the model with method.smoothing=0"
+        )
+    format_then = "in 4 bits" if page.quantization else "before it was quantized"
+    if (page.quantization or not is_same) and not carrier.inexact:
+        raise UserError(
+            f"{adapter} was trained on the served model {format_then}, and computes something else on it as it is now: "
+            "serve it merged, or measure that (merge_adapter) and set engine.adapters.inexact=true"
+        )
+    if reason := _not_carried(json.loads((adapter / "adapter_config.json").read_text()), carrier.max_rank):
+        raise UserError(f"{adapter} {reason}")
+    return page
+
+
+def _not_carried(config: dict[str, Any], max_rank: int) -> str:
+    """Return why engines do not carry an adapter with this ``adapter_config.json``; empty where they do."""
+    merge = "serve it merged (workflows.merge_adapter)"
+    if config.get("modules_to_save") or config.get("task_type") not in (None, "CAUSAL_LM"):
+        return f"trains whole layers beside its low-rank matrices, which engines do not carry: {merge}"
+    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("bias", "none") != "none":
+        kind = "DoRA" if config.get("use_dora") else str(config.get("peft_type"))
+        return f"is a {kind} adapter, and engines carry lora, rslora and loraplus only: {merge}"
+    rank = max([int(config["r"]), *(config.get("rank_pattern") or {}).values()])
+    return f"has rank {rank}, more than engine.adapters.max_rank={max_rank}: raise it" if rank > max_rank else ""
+
+
 def check_on_trunk(adapter: Path, base_digest: str) -> None:
     """Refuse an adapter that several-on-one-trunk (PPO's policy, critic and rewards) would compute wrongly with.
 

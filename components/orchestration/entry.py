@@ -175,15 +175,18 @@ def _line(
 def _with_registered_models(config: ConfigT, storage: Path) -> ConfigT:
     """Return the configuration with ``models:/`` and ``runs:/`` references replaced by the folders behind them.
 
-    An alias moves: what it points at today is what enters the step key.
+    An alias moves: what it points at today is what enters the step key. An adapter's alias is served under its name,
+    so its reference stays, with today's version in it.
     """
     from components.orchestration.ledger import references
-    from components.tracking.run import resolve_registered
+    from components.tracking.run import pin_registered, resolve_registered
 
     values = config.model_dump()
     for dotted, kind, value in references(config):
         if kind == "model" and value.startswith(("models:/", "runs:/")):
             _put(values, dotted.split("."), resolve_registered(storage, value))
+        elif kind == "adapter":
+            _put(values, dotted.split("."), pin_registered(storage, value))
     return type(config).model_validate(values)
 
 

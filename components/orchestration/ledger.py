@@ -30,11 +30,15 @@ def step_key(workflow: str, config: Config) -> str:
 
 
 def references(config: Config, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield (dotted key, kind, value) for each field that points at a path, a model or a table."""
+    """Yield (dotted key, kind, value) for each field that points at a path, a model, an adapter or a table."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, Config):
             yield from references(value, f"{prefix}{name}.")
+            continue
+        if isinstance(value, (list, tuple)) and any(isinstance(item, Config) for item in value):
+            for index, item in enumerate(value):
+                yield from references(item, f"{prefix}{name}.{index}.")
             continue
         marks = [mark for mark in field.metadata if isinstance(mark, Reference)]
         mark = marks[0] if marks else _mark_within(field.annotation)
@@ -63,7 +67,7 @@ def _content(kind: str, value: str, dotted: str) -> str:
         if not path.exists():
             raise UserError(f"'{dotted}' names {value}, which does not exist")
         return _digest(path)
-    if kind == "model":
+    if kind in ("model", "adapter"):
         return _digest(Path(value)) if Path(value).is_dir() else value
     uri, _, table = value.partition("#")
     if "@" in table or not Path(uri).is_dir():

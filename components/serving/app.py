@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import socket
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,40 +26,59 @@ def make_plan(
     index: str | None = None,
     embedder: str | None = None,
     keys: str | None = None,
+    admin_keys: str | None = None,
 ) -> ServingPlan:
     """Return the plan for these references, each of them looked up and checked; nothing is started.
 
     Args:
         keys: name of the environment variable that holds the API keys, separated by commas.
+        admin_keys: the same for the keys that may change adapters.
 
     Raises:
         UserError: a name is given twice, searches without an index, or has a strategy or an option that is
-            not there; the model, the index or the keys are missing.
+            not there; the model, an adapter, the index or the keys are missing, or an adapter is not for the model.
     """
     from components.data.store import pin
     from components.models.sources import digest, resolve
-    from components.serving.lineage import served_lineage
+    from components.serving.adapter_files import Declared, carrier_of, fetch_declared
+    from components.serving.lineage import served_lineage, with_adapter
 
     names = tuple(names) or default_names(has_index=index is not None)
-    check_names(names, has_index=index is not None)
+    check_names(names, has_index=index is not None, carries_adapters=engine.adapters.at_once > 0)
     if index and not embedder:
         raise UserError("an index is searched with the embedder that made it: give it with embedder=…")
     digests = key_digests(keys)
+    admins = key_digests(admin_keys, "admin_keys")
     cache = storage / "cache"
     folder = resolve(model, cache)
     pinned = pin(index) if index else None
     embedder_folder = resolve(embedder, cache) if embedder else None
     model_digest = digest(folder, cache)
     embedder_digest = digest(embedder_folder, cache) if embedder_folder else None
+    plain = served_lineage(ServedName(name="bare"), folder, model_digest, None, None)
+    carrier, declared = None, Declared(names)
+    if engine.adapters.at_once:
+        carrier = carrier_of(folder, model_digest, engine.adapters)
+        declared = fetch_declared(names, carrier, storage)
+    pages = {name.name: served_lineage(name, folder, model_digest, pinned, embedder_digest) for name in names}
+    for name, adapter in declared.answering():
+        pages[name] = with_adapter(pages[name], name, adapter)
     return ServingPlan(
         model=str(folder),
-        names=names,
+        names=declared.names,
         engine=engine,
         feedback_uri=str(storage / "lancedb"),
         index=pinned,
         embedder=str(embedder_folder) if embedder_folder else None,
         key_digests=digests,
-        lineage={name.name: served_lineage(name, folder, model_digest, pinned, embedder_digest) for name in names},
+        admin_digests=admins,
+        lineage=pages,
+        plain_lineage=plain,
+        storage=str(storage),
+        carrier=carrier,
+        adapters=declared.adapters,
+        aliases=declared.aliases,
+        adapter_memory=str(cache / "adapters" / f"{uuid.uuid4().hex}.json") if carrier else None,
     )
 
 
@@ -71,7 +91,7 @@ def default_names(*, has_index: bool) -> tuple[ServedName, ...]:
     return (plain, rag, ServedName(name="assistant-rag-cot", search=SearchOptions(), strategy="zero_shot_cot"))
 
 
-def check_names(names: Sequence[ServedName], *, has_index: bool) -> None:
+def check_names(names: Sequence[ServedName], *, has_index: bool, carries_adapters: bool = False) -> None:
     """Raise a UserError where the names cannot be served as they are declared."""
     from components.reasoning.menu import strategy
 
@@ -82,18 +102,28 @@ def check_names(names: Sequence[ServedName], *, has_index: bool) -> None:
         seen.add(name.name)
         if name.search is not None and not has_index:
             raise UserError(f"the name '{name.name}' searches, but there is no index: give one with index=…")
+        if name.adapter is not None and not carries_adapters:
+            raise UserError(
+                f"the name '{name.name}' has an adapter, and the engine carries none: engine.adapters.at_once=1"
+            )
+        if carries_adapters and "@" in name.name:
+            raise UserError(f"the name '{name.name}' looks like an adapter's address: leave the @ out")
         strategy(name.strategy, name.options)
 
 
-def key_digests(keys: str | None) -> tuple[str, ...]:
-    """Return the digests of the API keys in the environment variable ``keys``; none where no keys are asked for."""
+def key_digests(keys: str | None, key: str = "keys") -> tuple[str, ...]:
+    """Return the digests of the API keys in the environment variable ``keys``; none where no keys are asked for.
+
+    Args:
+        key: of the configuration, for the message.
+    """
     from components.serving.edge import key_digest
 
     if keys is None:
         return ()
     found = [key.strip() for key in os.environ.get(keys, "").split(",") if key.strip()]
     if not found:
-        raise UserError(f"'keys' names the environment variable {keys}, which is not set: put the API keys into it")
+        raise UserError(f"'{key}' names the environment variable {keys}, which is not set: put the API keys into it")
     return tuple(key_digest(key) for key in found)
 
 
@@ -111,7 +141,8 @@ def build(plan: ServingPlan) -> Any:
     with _logging_kept():
         from components.serving.engines import engine_deployment
 
-        engine = engine_deployment(Path(plan.model), plan.engine, on_gpu=on_gpu)
+        adapters = [adapter.for_engine() for adapter in plan.adapters]
+        engine = engine_deployment(Path(plan.model), plan.engine, adapters, on_gpu=on_gpu)
     search = None
     if plan.embedder:
         beside = {"num_cpus": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}}}
@@ -134,7 +165,7 @@ def build(plan: ServingPlan) -> Any:
 
 
 def check_fits(plan: ServingPlan, resources: Mapping[str, float], on_gpu: bool) -> None:
-    """Raise a UserError for what would wait for ever: more CPUs or GPUs than there are, FP8 without hardware."""
+    """Raise a UserError for what would wait for ever, or not start: too few CPUs or GPUs, formats without hardware."""
     from components.serving.lineage import quantization
 
     needed = {"CPU": plan.engine.cpus * plan.engine.replicas}
@@ -148,6 +179,13 @@ def check_fits(plan: ServingPlan, resources: Mapping[str, float], on_gpu: bool) 
                 "engine.replicas, engine.cpus or engine.tensor_parallel, or use a larger cluster"
             )
     stored = quantization(Path(plan.model)) or {}
+    if not on_gpu and stored and plan.engine.adapters.at_once:
+        # vLLM 0.32 drops 8-bit weights once they are packed for the CPU, then asks them where to put the adapter
+        raise UserError(
+            f"{plan.model} is quantized ({stored.get('format')}), and a CPU puts adapters on unquantized weights only: "
+            "serve the model that it was made from, or merge the adapter before quantizing and set "
+            "engine.adapters.at_once=0"
+        )
     if not on_gpu and "float" in str(stored.get("format")) and "amx_bf16" not in _cpu_flags():
         raise UserError(
             f"{plan.model} is quantized to {stored['format']}, which a CPU without AMX computes too slowly to serve: "

@@ -11,6 +11,7 @@ from typing import Any
 from components.data.grounding import abstains
 from components.reasoning.events import Found, Message, Passage, Piece, Strategy, Tools, last_question, text_of
 from components.retrieval.prompt import grounded_conversation
+from components.serving.adapters import Adapter
 from components.serving.answers import Choice, Envelope
 from components.serving.errors import ApiError, from_exception
 from components.serving.feedback import RecentRequests, Served
@@ -29,6 +30,7 @@ class NameSetup:
     settings: ServedName
     strategy: Strategy
     lineage_id: str
+    adapter: Adapter | None = None  # what its alias meant when the request came: it finishes on this
 
 
 class ChatService:
@@ -58,7 +60,9 @@ class ChatService:
         retrieve = self._retrieve_once(setup) if setup.settings.search else None
         runs = []
         for index in range(request.n):
-            generate = generator(self._engine, request, run.envelope.id, index, defaults, self._retry_after_s)
+            generate = generator(
+                self._engine, request, run.envelope.id, index, defaults, setup.adapter, self._retry_after_s
+            )
             tools = Tools(generate, retrieve, run.ground, limit)
             runs.append(setup.strategy(request.messages, tools))
         return merged(runs)

@@ -47,14 +47,18 @@ class Edge:
     def _is_allowed(self, scope: dict[str, Any]) -> bool:
         if not self._key_digests:
             return True
-        given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-        digest = key_digest(given.removeprefix("Bearer ").strip())
+        digest = bearer_digest(dict(scope["headers"]).get(b"authorization", b"").decode("latin-1"))
         return any(hmac.compare_digest(digest, known) for known in self._key_digests)
 
 
 def key_digest(key: str) -> str:
     """Return the SHA-256 under which a key is kept: the key itself stays with whoever started the server."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def bearer_digest(authorization: str) -> str:
+    """Return the digest of the key in an ``Authorization`` header."""
+    return key_digest(authorization.removeprefix("Bearer ").strip())
 
 
 async def _refuse(send: Any) -> None:

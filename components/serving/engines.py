@@ -3,8 +3,10 @@
 Imported inside functions only, as importing it costs seconds.
 """
 
+import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,31 @@ from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 from components.serving.settings import EngineOptions
 
 ENGINE = "engine"  # the engine's own model id, which clients do not see
+logger = logging.getLogger(__name__)
 
 
 class Engine(LLMServer):
     """Ray's LLM server, ready only once it has answered, that takes and gives plain values."""
 
-    async def __init__(self, llm_config: LLMConfig, threads: int | None) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, llm_config: LLMConfig, threads: int | None, adapters: Sequence[dict[str, str]]
+    ) -> None:
         if os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
             bind_threads(threads)
         self._running, self._started, self._cancelled = 0, 0, 0
+        self._attaching, self._attached = asyncio.Lock(), set[str]()
         await super().__init__(llm_config)
         await self._warm_up()
+        for adapter in adapters:
+            if unread := await self.attach(adapter):
+                raise RuntimeError(f"the engine does not take the adapter in {adapter['folder']}: {unread}")
 
-    async def generate(self, body: dict[str, Any], kind: str) -> AsyncIterator[dict[str, Any]]:
+    async def generate(
+        self, body: dict[str, Any], kind: str, adapter: dict[str, str] | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
         """Run one OpenAI request of ``kind`` chat or completion, in a plain body.
+
+        ``adapter`` (its id and folder) answers instead of the bare model; a replica that does not have it reads it.
 
         Yields ``{"lines": [...]}`` (server-sent events) when the body streams, else one ``{"response": …}``,
         or ``{"error": …}`` with vLLM's message, HTTP status as ``code``, and ``param``. Closing the generator
@@ -37,11 +50,15 @@ class Engine(LLMServer):
 
         try:
             schema = ChatCompletionRequest if kind == "chat" else CompletionRequest
-            request = schema(**{**body, "model": ENGINE})
+            request = schema(**{**body, "model": adapter["id"] if adapter else ENGINE})
         except ValidationError as error:
             problem = error.errors()[0]
             param = ".".join(str(part) for part in problem["loc"]) or None
             yield {"error": {"message": problem["msg"].removeprefix("Value error, "), "code": 400, "param": param}}
+            return
+        if adapter and (unread := await self.attach(adapter)):
+            logger.error("the adapter in %s cannot be read: %s", adapter["folder"], unread)
+            yield {"error": {"message": "The engine cannot read this adapter.", "code": 500, "param": "model"}}
             return
         self._running += 1
         self._started += 1
@@ -57,6 +74,28 @@ class Engine(LLMServer):
         finally:
             self._running -= 1
             self._cancelled += not finished
+
+    async def attach(self, adapter: dict[str, str]) -> str:
+        """Read an adapter unless this replica knows it; return what is wrong with it, which is mostly nothing.
+
+        The engine itself drops the adapters that were not used for longest and reads them again, so none is detached.
+        """
+        from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
+
+        if adapter["id"] in self._attached:
+            return ""
+        files = DiskMultiplexConfig(
+            model_id=adapter["id"], local_path=adapter["folder"], max_total_tokens=None, lora_assigned_int_id=0
+        )
+        async with self._attaching:  # two first requests would both read it, and the second would fail
+            if adapter["id"] in self._attached:
+                return ""
+            try:
+                await self.engine.resolve_lora(files)
+            except ValueError as error:
+                return str(error).removeprefix("Failed to load lora model: ")
+            self._attached.add(adapter["id"])
+        return ""
 
     async def load(self) -> dict[str, int]:
         """Return the requests that run now, and how many were started and given up by their clients so far."""
@@ -85,8 +124,10 @@ def bind_threads(threads: int | None) -> None:
     os.environ["OMP_NUM_THREADS"] = str(len(cores) or threads or os.cpu_count())
 
 
-def engine_deployment(model: Path, options: EngineOptions, *, on_gpu: bool) -> Any:
-    """Return the Serve application of the engine, to be bound to an ingress."""
+def engine_deployment(
+    model: Path, options: EngineOptions, adapters: Sequence[dict[str, str]] = (), *, on_gpu: bool
+) -> Any:
+    """Return the Serve application of the engine, to be bound to an ingress; it begins with these adapters."""
     config = LLMConfig(
         model_loading_config={"model_id": ENGINE, "model_source": str(model)},
         engine_kwargs=engine_arguments(options, on_gpu),
@@ -106,7 +147,8 @@ def engine_deployment(model: Path, options: EngineOptions, *, on_gpu: bool) -> A
         experimental_configs={"stream_batching_interval_ms": options.stream_interval_ms},
         log_engine_metrics=True,
     )
-    return build_llm_deployment(config, name_prefix="", bind_kwargs={"threads": options.threads}, deployment_cls=Engine)
+    begin = {"threads": options.threads, "adapters": list(adapters)}
+    return build_llm_deployment(config, name_prefix="", bind_kwargs=begin, deployment_cls=Engine)
 
 
 def engine_arguments(options: EngineOptions, on_gpu: bool) -> dict[str, Any]:
@@ -120,6 +162,9 @@ def engine_arguments(options: EngineOptions, on_gpu: bool) -> dict[str, Any]:
         "tensor_parallel_size": options.tensor_parallel,
         "dtype": engine_dtype(options.dtype, on_gpu),
     }
+    if (adapters := options.adapters).at_once:
+        arguments |= {"enable_lora": True, "max_loras": adapters.at_once, "max_lora_rank": adapters.max_rank}
+        arguments["max_cpu_loras"] = max(adapters.kept, adapters.at_once)
     if on_gpu:
         return arguments | {"gpu_memory_utilization": options.gpu_memory_share}
     return arguments | {"enforce_eager": True}

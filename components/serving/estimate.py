@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from components.serving.settings import EngineOptions
+from components.serving.settings import AdapterOptions, EngineOptions
 
 _PROCESSES_GIB = 3.0  # Ray, Serve's controller, proxy and replicas with torch in them, measured on CPU
 
@@ -18,8 +18,19 @@ def estimate(model: str, engine: EngineOptions) -> dict[str, Any]:
     shape = read_shape(Path(model))
     weights = shape.weight_bytes / 2**30
     tokens = engine.kv_cache_gib * 2**30 // kv_cache_bytes(shape, 1)
+    weights += _adapters_gib(Path(model), engine.adapters)
     memory = engine.replicas * (weights + engine.kv_cache_gib) + _PROCESSES_GIB
     return cpus | {
         "memory": f"{memory:.1f} GiB ({weights:.2f} GiB weights and {engine.kv_cache_gib} GiB cache a replica)",
         "key-value cache": f"{tokens} tokens: {tokens // engine.max_model_len} requests of the longest kind",
     }
+
+
+def _adapters_gib(model: Path, options: AdapterOptions) -> float:
+    """Return what adapters take in bfloat16: room for those of a batch at the highest rank, and those that are kept."""
+    from components.models.memory import lora_parameters
+
+    if not options.at_once:
+        return 0.0
+    places = options.at_once + max(options.kept, options.at_once)
+    return places * 2 * lora_parameters(model, options.max_rank) / 2**30

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from components.reasoning.events import Generate, Message, Piece
+from components.serving.adapters import Adapter
 from components.serving.errors import from_engine, from_exception
 from components.serving.requests import ChatRequest
 
@@ -14,14 +15,14 @@ _TEXT_FIELDS = {"role", "content", "reasoning", "reasoning_content"}
 
 
 async def engine_parts(
-    engine: Any, body: dict[str, Any], kind: str, retry_after_s: int
+    engine: Any, body: dict[str, Any], kind: str, adapter: Adapter | None, retry_after_s: int
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Yield what the engine's ``generate`` yields; leaving the loop early stops the generation.
 
     Raises:
         ApiError: the engine refused or failed, or has no place left in its queue.
     """
-    parts = engine.options(stream=True).generate.remote(body, kind)
+    parts = engine.options(stream=True).generate.remote(body, kind, adapter.for_engine() if adapter else None)
     try:
         async for part in parts:
             if "error" in part:
@@ -53,7 +54,13 @@ def chunks_of(lines: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def generator(
-    engine: Any, request: ChatRequest, request_id: str, choice: int, defaults: Mapping[str, Any], retry_after_s: int
+    engine: Any,
+    request: ChatRequest,
+    request_id: str,
+    choice: int,
+    defaults: Mapping[str, Any],
+    adapter: Adapter | None,
+    retry_after_s: int,
 ) -> Generate:
     """Return the ``generate`` that strategies are handed: this client's sampling, one of its ``n`` choices.
 
@@ -71,7 +78,7 @@ def generator(
             body["stream_options"] = {"include_usage": True}
         if request.seed is not None:
             body["seed"] = request.seed + choice
-        async with aclosing(engine_parts(engine, body, "chat", retry_after_s)) as parts:
+        async with aclosing(engine_parts(engine, body, "chat", adapter, retry_after_s)) as parts:
             async for part in parts:
                 for chunk in [part["response"]] if "response" in part else chunks_of(part["lines"]):
                     for piece in pieces(chunk):

@@ -5,13 +5,17 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from components.models.adapter_base import Carrier
+from components.serving.adapters import Adapter, Shelf
 from components.serving.chat import ChatService, NameSetup
 from components.serving.errors import ApiError, from_exception, unknown_model
 from components.serving.feedback import RecentRequests, append, feedback_row
 from components.serving.generation import chunks_of, engine_parts
+from components.serving.hot_swap import HotSwap
+from components.serving.lineage import with_adapter
 from components.serving.metrics import Metrics
 from components.serving.requests import CompletionRequest, EmbeddingRequest, FeedbackRequest, SearchRequest
 from components.serving.settings import EngineOptions, Mode, ServedName
@@ -31,7 +35,14 @@ class ServingPlan:
     embedder: str | None = None  # folder of the embedder
     embedding_name: str = "embedder"
     key_digests: tuple[str, ...] = ()
-    lineage: dict[str, dict[str, Any]] = field(default_factory=dict)  # page of each name
+    admin_digests: tuple[str, ...] = ()  # of the keys that may change adapters
+    lineage: dict[str, dict[str, Any]] = field(default_factory=dict)  # page of each name, as it begins
+    plain_lineage: dict[str, Any] = field(default_factory=dict)  # page of the model as it is
+    storage: str = "artifacts"  # where the registry and the copies of adapters are
+    carrier: Carrier | None = None  # what adapters have to fit; none where the engine carries none
+    adapters: tuple[Adapter, ...] = ()  # at the start; an `adapter` in `names` is the address of one of them
+    aliases: dict[str, str] = field(default_factory=dict)  # name@alias → version
+    adapter_memory: str | None = None  # file that keeps what changes later
 
 
 class Ingress:
@@ -48,6 +59,18 @@ class Ingress:
             name.name: NameSetup(name, strategy(name.strategy, name.options), plan.lineage[name.name]["lineage_id"])
             for name in plan.names
         }
+        self._bare = NameSetup(ServedName(name="bare"), strategy("direct", {}), "")
+        self._pages: dict[tuple[str, str], dict[str, Any]] = {}
+        shelf = Shelf(plan.adapters, plan.aliases, [name.adapter for name in plan.names if name.adapter])
+        self.swap = HotSwap(
+            shelf,
+            engine,
+            plan.carrier,
+            storage=plan.storage,
+            taken=self._setups,
+            memory=plan.adapter_memory,
+            retry_after_s=self._retry_after_s,
+        )
         find = self.find_passages if search is not None and plan.index else None
         self.chat = ChatService(engine, find, self.metrics, self._recent, self._retry_after_s)
 
@@ -58,10 +81,29 @@ class Ingress:
         return build_asgi_app(self)
 
     def setup(self, name: str) -> NameSetup:
-        """Return a served name's set-up. Raises ApiError (404) where it is not served."""
-        if name not in self._setups:
-            raise unknown_model(name, list(self._setups))
-        return self._setups[name]
+        """Return the set-up of a declared name, or of an adapter's address, as it is now. Raises ApiError (404)."""
+        declared = self._setups.get(name)
+        if declared is not None and declared.settings.adapter is None:
+            return declared
+        address = (declared and declared.settings.adapter) or name
+        adapter = self.swap.shelf.find(address)
+        if adapter is None:
+            raise unknown_model(name, self.model_names())
+        known = declared or replace(self._bare, settings=ServedName(name=name, adapter=name))
+        return replace(known, lineage_id=self._page(name, adapter)["lineage_id"], adapter=adapter)
+
+    def model_names(self) -> list[str]:
+        """Return all that clients may put into ``model``: the declared names, adapters, aliases."""
+        return [*self._setups, *self.swap.shelf.addresses()]
+
+    def _page(self, name: str, adapter: Adapter | None) -> dict[str, Any]:
+        """Return a name's lineage page with an adapter; each is made once, as both never change."""
+        page = self.plan.lineage.get(name, self.plan.plain_lineage)
+        if adapter is None:
+            return page
+        if (name, adapter.address) not in self._pages:
+            self._pages[name, adapter.address] = with_adapter(page, name, adapter)
+        return self._pages[name, adapter.address]
 
     def model_card(self, setup: NameSetup) -> dict[str, Any]:
         """Return OpenAI's description of a name, with what it is made of."""
@@ -71,6 +113,7 @@ class Ingress:
             "created": self.created,
             "owned_by": "raylign",
             "lineage_id": setup.lineage_id,
+            "adapter": setup.adapter.address if setup.adapter else None,
             "retrieval": setup.settings.search is not None,
             "strategy": setup.settings.strategy,
             "max_model_len": self.plan.engine.max_model_len,
@@ -78,36 +121,38 @@ class Ingress:
 
     def model_cards(self) -> list[dict[str, Any]]:
         """Return the description of every served name."""
-        return [self.model_card(setup) for setup in self._setups.values()]
+        return [self.model_card(self.setup(name)) for name in self.model_names()]
 
     def lineage_pages(self, name: str | None) -> list[dict[str, Any]]:
         """Return the lineage page of one name or of all. Raises ApiError (404)."""
-        names = list(self._setups) if name is None else [self.setup(name).settings.name]
-        return [self.plan.lineage[each] for each in names]
+        names = self.model_names() if name is None else [name]
+        return [self._page(each, self.setup(each).adapter) for each in names]
 
-    async def completion(self, request: CompletionRequest, request_id: str) -> dict[str, Any]:
+    async def completion(self, request: CompletionRequest, setup: NameSetup, request_id: str) -> dict[str, Any]:
         """Return a text completion of the bare engine. Raises ApiError."""
-        async for part in self._completion_parts(request, request_id):
+        async for part in self._completion_parts(request, setup, request_id):
             return {**part["response"], "id": request_id, "model": request.model}
         raise ApiError(500, "The engine gave no answer.", code="internal_error")
 
     async def completion_chunks(
-        self, request: CompletionRequest, request_id: str
+        self, request: CompletionRequest, setup: NameSetup, request_id: str
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Yield a text completion's chunks. Raises ApiError."""
-        async with aclosing(self._completion_parts(request, request_id)) as parts:
+        async with aclosing(self._completion_parts(request, setup, request_id)) as parts:
             async for part in parts:
                 for chunk in chunks_of(part["lines"]):
                     yield {**chunk, "id": request_id, "model": request.model}
 
-    def _completion_parts(self, request: CompletionRequest, request_id: str) -> AsyncGenerator[dict[str, Any], None]:
-        settings = self.setup(request.model).settings
+    def _completion_parts(
+        self, request: CompletionRequest, setup: NameSetup, request_id: str
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        settings = setup.settings
         if settings.search is not None or settings.strategy != "direct":
             message = f"'{request.model}' answers chats only: use /v1/chat/completions, or a name without index."
             raise ApiError(400, message, code="unsupported_endpoint", param="model")
         defaults = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
         body = {**defaults, **request.model_dump(exclude_none=True), "request_id": request_id}
-        return engine_parts(self._engine, body, "completion", self._retry_after_s)
+        return engine_parts(self._engine, body, "completion", setup.adapter, self._retry_after_s)
 
     async def find_passages(self, query: str, k: int, mode: Mode, where: str | None = None) -> list[dict[str, Any]]:
         """Return the ``k`` best passages of the index, best first. Raises ApiError."""
@@ -161,7 +206,7 @@ class Ingress:
             await asyncio.wait_for(_answer(self._engine.load.remote()), timeout=5)
         except Exception as error:
             raise ApiError(503, "The engine does not answer.", code="engine_unavailable") from error
-        return {"status": "ok", "models": list(self._setups)}
+        return {"status": "ok", "models": self.model_names()}
 
 
 async def _answer(response: Any) -> Any:

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.serving.adapters import Adapter
 from components.serving.settings import ServedName
 
 
 def served_lineage(
     name: ServedName, model: Path, model_digest: str, index: str | None, embedder_digest: str | None
 ) -> dict[str, Any]:
-    """Return the lineage page of one served name.
+    """Return the lineage page of one served name; what its adapter changes is in `with_adapter`.
 
     Its ``lineage_id`` is a SHA-256 over what decides the answers: the weights' digest, the version of the
     index, the embedder, the grounded prompt, how passages are searched and the strategy. ``artefact`` is the
@@ -36,12 +37,32 @@ def served_lineage(
     return {
         "object": "lineage",
         "model": name.name,
-        "lineage_id": hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
+        "lineage_id": _id(decisive),
         "decided_by": decisive,
         "quantization": quantization(model),
         "made_from": made_from(artefact) if artefact else None,
         "artefact": artefact,
     }
+
+
+def with_adapter(page: Mapping[str, Any], name: str, adapter: Adapter) -> dict[str, Any]:
+    """Return a served name's page as it is with an adapter on the model: another id, and the adapter's own ancestry."""
+    from components.tracking.lineage import read_lineage
+
+    artefact = read_lineage(adapter.folder)
+    decisive = {**page["decided_by"], "adapter": adapter.digest}
+    own = {"id": adapter.address, "source": adapter.source, "kind": adapter.kind, "base_digest": adapter.base_digest}
+    return {
+        **page,
+        "model": name,
+        "lineage_id": _id(decisive),
+        "decided_by": decisive,
+        "adapter": {**own, "made_from": made_from(artefact) if artefact else None, "artefact": artefact},
+    }
+
+
+def _id(decisive: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def quantization(model: Path) -> dict[str, Any] | None:

@@ -96,6 +96,23 @@ class SearchRequest(BaseModel):
     mode: Mode = "hybrid"
 
 
+class AdapterRequest(BaseModel):
+    """Body of ``/v1/adapters``: where an adapter is, and what it shall be called where that does not say."""
+
+    model_config = ConfigDict(extra="forbid")
+    source: str = Field(min_length=1)
+    name: str | None = Field(None, min_length=1)
+    version: str | None = Field(None, min_length=1)
+
+
+class AliasRequest(BaseModel):
+    """Body of ``/v1/adapters/aliases``: ``name@alias``, and the loaded version that it shall mean."""
+
+    model_config = ConfigDict(extra="forbid")
+    alias: str = Field(min_length=1)
+    version: str = Field(min_length=1)
+
+
 class FeedbackRequest(BaseModel):
     """Body of ``/v1/feedback``: what a person thought of an answer, or which answer they wanted instead."""
 

@@ -13,6 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from components.serving.adapter_routes import add_adapter_routes
+from components.serving.chat import NameSetup
 from components.serving.edge import Edge
 from components.serving.errors import ApiError, from_exception, from_validation
 from components.serving.ingress import Ingress
@@ -26,7 +28,7 @@ from components.serving.requests import (
 )
 
 Result = TypeVar("Result")
-LINEAGE_HEADER = "x-raylign-lineage"
+LINEAGE_HEADER, ADAPTER_HEADER = "x-raylign-lineage", "x-raylign-adapter"
 
 
 class EventStream(StreamingResponse):
@@ -50,8 +52,11 @@ def build_asgi_app(ingress: Ingress) -> FastAPI:
     _add_failures(app, ingress)
     _add_openai_routes(app, ingress)
     _add_own_routes(app, ingress)
+    add_adapter_routes(app, ingress.swap, ingress.plan.admin_digests)
     routes = [route.path for route in app.routes if hasattr(route, "path")]
-    app.add_middleware(Edge, metrics=ingress.metrics, key_digests=ingress.plan.key_digests, routes=routes)
+    keys = ingress.plan.key_digests
+    allowed = (*keys, *ingress.plan.admin_digests) if keys else ()
+    app.add_middleware(Edge, metrics=ingress.metrics, key_digests=allowed, routes=routes)
     return app
 
 
@@ -90,19 +95,19 @@ def _add_openai_routes(app: FastAPI, ingress: Ingress) -> None:
     async def chat(body: ChatRequest, request: Request) -> Response:
         setup = ingress.setup(body.model)
         run = ingress.chat.start(body, setup, _request_id(request, "chatcmpl"))
-        headers = {LINEAGE_HEADER: setup.lineage_id}
+        headers = _headers(setup)
         if body.stream:
             return EventStream(await _unless_left(request, _begun(run.stream())), headers)
         return JSONResponse(await _unless_left(request, run.response()), headers=headers)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        headers = {LINEAGE_HEADER: ingress.setup(body.model).lineage_id}
-        request_id = _request_id(request, "cmpl")
+        setup, request_id = ingress.setup(body.model), _request_id(request, "cmpl")
+        headers = _headers(setup)
         if body.stream:
-            lines = _lines(ingress.completion_chunks(body, request_id))
+            lines = _lines(ingress.completion_chunks(body, setup, request_id))
             return EventStream(await _unless_left(request, _begun(lines)), headers)
-        return JSONResponse(await _unless_left(request, ingress.completion(body, request_id)), headers=headers)
+        return JSONResponse(await _unless_left(request, ingress.completion(body, setup, request_id)), headers=headers)
 
     @app.post("/v1/embeddings")
     async def embeddings(body: EmbeddingRequest) -> dict[str, Any]:
@@ -178,6 +183,12 @@ async def _lines(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator
         yield "data: [DONE]\n\n"
     finally:
         await chunks.aclose()
+
+
+def _headers(setup: NameSetup) -> dict[str, str]:
+    """Return the headers that say what answers."""
+    headers = {LINEAGE_HEADER: setup.lineage_id}
+    return headers | ({ADAPTER_HEADER: setup.adapter.address} if setup.adapter else {})
 
 
 def _request_id(request: Request, prefix: str) -> str:

@@ -34,7 +34,7 @@ def record(plan: ServingPlan, exam: Exam, run: Run) -> None:
     for name, table, role in (("passages", plan.index, "serving"), ("questions", exam.questions, "evaluation")):
         if table:
             run.log_dataset(name, table, role)
-    parents = [plan.model, *([plan.index] if plan.index else [])]
+    parents = [plan.model, *([plan.index] if plan.index else []), *(adapter.folder for adapter in plan.adapters)]
     ids = {name: page["lineage_id"] for name, page in plan.lineage.items()}
     write_lineage(run.dir, kind="endpoint", run=run, parents=parents, facts={"names": ids})
 

@@ -2,9 +2,24 @@
 
 from typing import Any, Literal
 
-from components.config import Config, Field
+from components.config import AdapterRef, Config, Field
 
 Mode = Literal["dense", "text", "hybrid"]
+
+
+class AdapterOptions(Config):
+    """How many adapters an engine carries beside its base, and which ones it takes."""
+
+    at_once: int = Field(0, ge=0, description="adapters that one batch may mix; 0 serves the base alone")
+    kept: int = Field(8, ge=1, description="adapters that an engine keeps in memory; the others it reads again")
+    max_rank: Literal[8, 16, 32, 64, 128, 256] = Field(
+        16, description="highest rank; room for it is taken at the start"
+    )
+    inexact: bool = Field(
+        False,
+        description="also take adapters that were trained on the served weights in another number format: before these "
+        "were quantized, or in 4 bits; merge_adapter measures how far off that is",
+    )
 
 
 class EngineOptions(Config):
@@ -23,6 +38,7 @@ class EngineOptions(Config):
         "auto", description="number format; auto is the model's on a GPU, on a CPU bfloat16 if it multiplies it"
     )
     tensor_parallel: int = Field(1, ge=1, description="GPUs that one replica is spread over")
+    adapters: AdapterOptions = Field(AdapterOptions(), description="adapters on this engine's model")
     stream_interval_ms: int = Field(20, ge=0, description="how long streamed tokens are gathered before they are sent")
 
 
@@ -36,9 +52,14 @@ class SearchOptions(Config):
 
 
 class ServedName(Config):
-    """One name under /v1/models: the engine, perhaps an index, and a reasoning strategy."""
+    """One name under /v1/models: the engine, perhaps an adapter, perhaps an index, and a reasoning strategy."""
 
     name: str = Field(description="what clients put into `model`", min_length=1)
+    adapter: AdapterRef | None = Field(
+        None,
+        description="what answers instead of the bare model: models:/name@alias (followed when it moves), "
+        "models:/name/version, runs:/…, or an adapter's folder",
+    )
     search: SearchOptions | None = Field(None, description="how to search the index; none answers without it")
     strategy: str = Field("direct", description="a file of components/reasoning/strategies")
     options: dict[str, Any] = Field({}, description="the strategy's own options")

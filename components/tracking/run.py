@@ -253,6 +253,8 @@ def read_curves(storage: Path, run_id: str) -> dict[str, list[tuple[int, float]]
 def resolve_registered(storage: Path, reference: str) -> str:
     """Return the local folder behind ``models:/name@alias``, ``models:/name/version`` or ``runs:/id/path``.
 
+    In ``models:/name/version@alias``, as `pin_registered` writes it, the version counts.
+
     Raises:
         UserError: no such model, alias, version or run.
     """
@@ -263,19 +265,56 @@ def resolve_registered(storage: Path, reference: str) -> str:
     try:
         if not reference.startswith("models:/"):
             return download_artifacts(artifact_uri=reference, tracking_uri=uri)
-        name, _, alias = reference.removeprefix("models:/").partition("@")
-        client = _client(uri)
-        if alias:
-            version = client.get_model_version_by_alias(name, alias)
-        else:
-            name, _, number = name.partition("/")
-            version = client.get_model_version(name, number)
+        version = _registered(uri, reference)
         assert version.source is not None, f"{reference} was registered without a source"
         if version.source.startswith("file://"):
             return version.source.removeprefix("file://")
         return download_artifacts(artifact_uri=version.source, tracking_uri=uri, dst_path=tempfile.mkdtemp())
     except MlflowException as error:
         raise UserError(f"{reference} is not in the MLflow store {uri}: {error.message}") from error
+
+
+def pin_registered(storage: Path, reference: str) -> str:
+    """Return ``models:/name@alias`` with the version that the alias has now: ``models:/name/3@alias``.
+
+    Any other reference says already what it means, and comes back as it is.
+
+    Raises:
+        UserError: no such model or alias.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name, number, alias = registered_parts(reference)
+    if not name or number or not alias:
+        return reference
+    uri = tracking_uri(storage)
+    try:
+        return f"models:/{name}/{_registered(uri, reference).version}@{alias}"
+    except MlflowException as error:
+        raise UserError(f"{reference} is not in the MLflow store {uri}: {error.message}") from error
+
+
+def registered_parts(reference: str) -> tuple[str, str, str]:
+    """Return (name, version, alias) of a ``models:/`` reference, empty where it does not say, as no other does."""
+    if not reference.startswith("models:/"):
+        return "", "", ""
+    named, _, alias = reference.removeprefix("models:/").partition("@")
+    name, _, number = named.partition("/")
+    return name, number, alias
+
+
+def registered_tags(storage: Path, reference: str) -> dict[str, str]:
+    """Return the tags of a ``models:/`` reference's version, as `Run.register_model` wrote them; of others none."""
+    if not registered_parts(reference)[0]:
+        return {}
+    return dict(_registered(tracking_uri(storage), reference).tags)
+
+
+def _registered(uri: str, reference: str) -> Any:
+    """Return MLflow's entry of a ``models:/`` reference."""
+    name, number, alias = registered_parts(reference)
+    client = _client(uri)
+    return client.get_model_version(name, number) if number else client.get_model_version_by_alias(name, alias)
 
 
 def _paths(value: Any) -> Iterator[str]:

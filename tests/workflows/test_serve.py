@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from components.serving.settings import EngineOptions, SearchOptions, ServedName
+from components.serving.settings import AdapterOptions, EngineOptions, SearchOptions, ServedName
 
 TEXTS = {
     "list.sort": "Sort the list in place.",
@@ -26,18 +26,20 @@ NAMES = (
         name="docs-cot", search=SEARCH, strategy="zero_shot_cot", options={"max_reasoning_tokens": 6}, max_tokens=12
     ),
 )
+TUNED = ServedName(name="docs-tuned", adapter="models:/tuned@champion", max_tokens=8)
 ASK = [{"role": "user", "content": "Which function deletes a file?"}]
+ADMIN = {"authorization": "Bearer the admin's"}
 
 
 @pytest.fixture(scope="session")
-def storage(tmp_path_factory):
+def storage(mlflow_storage):
     """A storage folder with an index of three passages, made as build_index makes it."""
     from components.data.records import passage_schema
     from components.data.store import create_fulltext, write
     from components.models.sources import digest, resolve
     from components.retrieval.embed import Embedder
 
-    folder = tmp_path_factory.mktemp("served")
+    folder = mlflow_storage
     model = resolve(EMBEDDER, folder / "cache")
     vectors = Embedder(model).documents(list(TEXTS.values()))
     rows = [
@@ -59,14 +61,55 @@ def index(storage):
 
 
 @pytest.fixture(scope="session")
-def url(ray_cluster, tiny_model_dir, storage, index):
-    """The address of the server, which is shut down after the last test."""
-    from components.serving.app import make_plan, serving
+def tuned(tmp_path_factory, tiny_model_dir):
+    """Two adapters of the tiny model that say something else than it does."""
+    import torch
+    from peft import LoraConfig, get_peft_model
 
-    engine = EngineOptions(max_model_len=1024, max_sequences=2, max_queued=3, retry_after_s=2)
-    plan = make_plan(
-        model=str(tiny_model_dir), names=NAMES, engine=engine, storage=storage, index=index, embedder=EMBEDDER
+    from components.models.adapter_base import AdapterBase
+    from components.models.folder import digest
+    from components.models.load import load_model
+
+    folders = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        linear = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear")
+        model = get_peft_model(load_model(tiny_model_dir, "float32"), linear)
+        for name, weight in model.named_parameters():
+            if ".lora_B." in name:
+                torch.nn.init.normal_(weight, std=0.1)
+        folders.append(tmp_path_factory.mktemp("tuned"))
+        model.save_pretrained(folders[-1])
+        AdapterBase(str(tiny_model_dir), digest(tiny_model_dir), "lora").write(folders[-1])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def url(ray_cluster, tiny_model_dir, storage, index, tuned):
+    """The address of the server, which is shut down after the last test; the first adapter is registered."""
+    from components.serving.app import make_plan, serving
+    from components.tracking.run import open_run
+
+    with open_run(storage, "tests", "promote", "tuned", {}) as run:
+        run.register_model("tuned", tuned[0], "champion", {})
+    engine = EngineOptions(
+        max_model_len=1024,
+        max_sequences=2,
+        max_queued=3,
+        retry_after_s=2,
+        adapters=AdapterOptions(at_once=2, max_rank=8),
     )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYLIGN_TEST_ADMINS", "the admin's")
+        plan = make_plan(
+            model=str(tiny_model_dir),
+            names=(*NAMES, TUNED),
+            engine=engine,
+            storage=storage,
+            index=index,
+            embedder=EMBEDDER,
+            admin_keys="RAYLIGN_TEST_ADMINS",
+        )
     with serving(plan, "127.0.0.1", 0) as address:
         yield address
 
@@ -99,7 +142,8 @@ def wait_for(condition, seconds=10.0):
 
 
 def test_names_are_listed(client):
-    assert [model.id for model in client.models.list()] == ["docs", "docs-rag", "docs-cot"]
+    names = [model.id for model in client.models.list()]
+    assert names[:6] == ["docs", "docs-rag", "docs-cot", "docs-tuned", "tuned@1", "tuned@champion"]
     assert client.models.retrieve("docs-rag").model_extra["retrieval"] is True
 
 
@@ -139,7 +183,7 @@ def test_an_answer_over_the_index_carries_citations_and_its_lineage(client, url)
     pages = {page["model"]: page for page in httpx.get(f"{url}/v1/lineage").json()["data"]}
     assert raw.headers["x-raylign-lineage"] == pages["docs-rag"]["lineage_id"]
     assert re.fullmatch(r".*#passages@\d+", pages["docs-rag"]["decided_by"]["index"])
-    assert len({page["lineage_id"] for page in pages.values()}) == 3
+    assert len({pages[name]["lineage_id"] for name in ("docs", "docs-rag", "docs-cot", "docs-tuned")}) == 4
     last = list(client.chat.completions.create(model="docs-rag", messages=ASK, stream=True))[-1]
     assert isinstance(last.choices[0].delta.model_extra["citations"], list) and last.choices[0].finish_reason
 
@@ -248,6 +292,64 @@ def test_feedback_lands_in_the_table(client, url, storage):
     assert reply.status_code == 200
     row = next(r for r in read(f"{storage / 'lancedb'}#feedback") if r["request_id"] == answer.id)
     assert row["answer"] == answer.choices[0].message.content and "os.remove" in row["passage_ids"]
+
+
+def test_an_alias_moves_between_two_requests_and_nothing_is_restarted(client, url, tuned):
+    import httpx
+
+    def answer(model):
+        options = {"max_tokens": 12, "temperature": 0, "extra_body": {"ignore_eos": True}}
+        raw = client.chat.completions.with_raw_response.create(model=model, messages=ASK, **options)
+        return raw.parse().choices[0].message.content, raw.headers.get("x-raylign-adapter")
+
+    started = engine_requests(url)["started"]
+    bare, first = answer("docs"), answer("docs-tuned")
+    assert bare[1] is None and first[1] == "tuned@1" and bare[0] != first[0]
+    body = {"source": str(tuned[1]), "name": "tuned", "version": "2"}
+    assert httpx.post(f"{url}/v1/adapters", json=body).status_code == 403
+    loaded = httpx.post(f"{url}/v1/adapters", json=body, headers=ADMIN, timeout=60)
+    assert loaded.json()["id"] == "tuned@2" and answer("docs-tuned") == first
+    body = {"alias": "tuned@champion", "version": "2"}
+    assert httpx.post(f"{url}/v1/adapters/aliases", json=body, headers=ADMIN).json()["before"] == "tuned@1"
+    second = answer("docs-tuned")
+    assert second[1] == "tuned@2" and second[0] not in (bare[0], first[0])
+    assert answer("tuned@1") == first and answer("docs") == bare
+    assert engine_requests(url)["started"] == started + 6  # by one engine, which counts from its start
+
+
+def test_an_attached_adapter_computes_what_the_merged_model_does(client, tuned, tiny_model_dir, url):
+    """The engine computes in bfloat16, which keeps 2 to 3 digits; the other adapter is further away than that."""
+    import torch
+
+    from components.models.load import load_model
+
+    prompt = [5, 6, 7, 8, 40, 41, 42]
+
+    def drawn(model):
+        options = {"max_tokens": 12, "temperature": 0, "logprobs": 1}
+        extra = {"ignore_eos": True, "return_tokens_as_token_ids": True}
+        found = client.completions.create(model=model, prompt=prompt, **options, extra_body=extra).choices[0].logprobs
+        return [int(token.partition(":")[2]) for token in found.tokens], torch.tensor(found.token_logprobs)
+
+    def gap(ids, logprobs, folder):
+        merged = load_model(tiny_model_dir, "float32", folder).merge_and_unload()
+        with torch.inference_mode():
+            all_logprobs = merged(input_ids=torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
+        return float((all_logprobs[len(prompt) - 1 : -1][range(len(ids)), ids] - logprobs).abs().max())
+
+    load_second(url, tuned)
+    with ThreadPoolExecutor(2) as pool:  # both in one batch
+        answers = list(pool.map(drawn, ("tuned@1", "tuned@2")))
+    for number, (ids, logprobs) in enumerate(answers):
+        own, other = gap(ids, logprobs, tuned[number]), gap(ids, logprobs, tuned[1 - number])
+        assert own < 0.02 and other > 0.05, (own, other)
+
+
+def load_second(url, tuned):
+    import httpx
+
+    body = {"source": str(tuned[1]), "name": "tuned", "version": "2"}
+    assert httpx.post(f"{url}/v1/adapters", json=body, headers=ADMIN, timeout=60).status_code == 200
 
 
 def test_health_and_metrics(url):

@@ -18,6 +18,7 @@ class Toy(WorkflowConfig):
     models: dict[str, ModelRef] = Field({}, description="models")
     tables: list[TableRef] = Field([], description="tables")
     inner: Inner = Field(Inner(), description="section")
+    rows: tuple[Inner, ...] = Field((), description="sections")
 
 
 def test_where_and_how_to_run_do_not_enter_the_key() -> None:
@@ -55,6 +56,13 @@ def test_a_missing_input_is_named() -> None:
 
 
 def test_references_are_found_wherever_they_stand() -> None:
-    config = Toy(models={"a": "org/x"}, tables=["db#t@3"], inner={"file": "f"}, file="g")
+    rows = [{"file": None}, {"file": "h"}]
+    config = Toy(models={"a": "org/x"}, tables=["db#t@3"], inner={"file": "f"}, file="g", rows=rows)
     found = {(dotted, kind) for dotted, kind, _ in references(config)}
-    assert found == {("file", "path"), ("models.a", "model"), ("tables.0", "table"), ("inner.file", "path")}
+    assert found == {
+        ("file", "path"),
+        ("models.a", "model"),
+        ("tables.0", "table"),
+        ("inner.file", "path"),
+        ("rows.1.file", "path"),
+    }

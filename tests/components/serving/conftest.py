@@ -59,15 +59,18 @@ class FakeEngine:
     def __init__(self):
         self.reply, self.failure, self.tail = "It sorts a list in place [1].", None, []
         self.bodies, self.cancelled = [], 0
+        self.attached, self.refusal, self.before = [], "", lambda: None
         self.generate = SimpleNamespace(remote=self._generate)
         self.load = SimpleNamespace(remote=self._load)
+        self.attach = SimpleNamespace(remote=self._attach)
 
     def options(self, *, stream):
         assert stream
         return self
 
-    def _generate(self, body, kind):
-        self.bodies.append({**body, "kind": kind})
+    def _generate(self, body, kind, adapter):
+        self.bodies.append({**body, "kind": kind, "adapter": adapter})
+        self.before()
         if self.failure is not None:
             return Parts(self, [self.failure])
         words = self.reply.split(" ")
@@ -83,6 +86,12 @@ class FakeEngine:
         return Parts(
             self, [*({"lines": [_line(chunk)]} for chunk in chunks), *self.tail, {"lines": ["data: [DONE]\n\n"]}]
         )
+
+    async def _attach(self, adapter):
+        if self.failure is not None:
+            raise self.failure
+        self.attached.append(adapter)
+        return self.refusal
 
     async def _load(self):
         return {"running": 0, "started": len(self.bodies), "cancelled": 0}
@@ -112,6 +121,12 @@ class FakeSearch:
 
     async def _embed(self, texts):
         return {"vectors": [[1.0, -0.5]] * len(texts), "tokens": 3 * len(texts)}
+
+
+@pytest.fixture
+def fakes():
+    """The classes of the scripted engine and index."""
+    return FakeEngine, FakeSearch
 
 
 @pytest.fixture

@@ -1,16 +1,18 @@
 """What is checked before anything starts: names, keys, ports, and what the engine is told on CPU and GPU."""
 
+import asyncio
 import json
 import os
 import socket
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from components.config import UserError
 from components.serving.app import check_fits, check_names, default_names, free_port, key_digests, make_plan
 from components.serving.edge import key_digest
-from components.serving.settings import EngineOptions, SearchOptions, ServedName
+from components.serving.settings import AdapterOptions, EngineOptions, SearchOptions, ServedName
 
 PLAIN = ServedName(name="a")
 
@@ -118,6 +120,12 @@ def test_what_would_wait_for_ever_is_refused(plan, tiny_model_dir, tmp_path, mon
     with pytest.raises(UserError, match="quantize it to w8a8_int8"):
         check_fits(fitting(fp8), {"CPU": 2.0}, on_gpu=False)
     check_fits(fitting(fp8), {"CPU": 2.0, "GPU": 1.0}, on_gpu=True)
+    config["quantization_config"]["format"] = "int-quantized"
+    (fp8 / "config.json").write_text(json.dumps(config))
+    check_fits(fitting(fp8), {"CPU": 2.0}, on_gpu=False)
+    with pytest.raises(UserError, match="a CPU puts adapters on unquantized weights only"):
+        check_fits(fitting(fp8, adapters=AdapterOptions(at_once=1)), {"CPU": 2.0}, on_gpu=False)
+    check_fits(fitting(adapters=AdapterOptions(at_once=1)), {"CPU": 2.0}, on_gpu=False)
 
 
 def test_a_cpu_engine_neither_compiles_nor_guesses_memory_and_a_gpu_engine_reserves_gpus():
@@ -146,3 +154,75 @@ def test_a_lone_cpu_engine_is_bound_to_the_cores_it_may_use_and_several_are_not(
     monkeypatch.setenv("RAYLIGN_ENGINE_REPLICAS", "2")
     bind_threads(None)
     assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+def test_the_estimate_counts_room_for_adapters(tiny_model_dir):
+    """Rank 16 on 64+64, 64+32, 64+32, 64+64 and thrice 64+128 rows and columns in two blocks, 2 + 8 times 2 bytes."""
+    from components.serving import estimate
+
+    one = 2 * 16 * (128 + 96 + 96 + 128 + 3 * 192)
+    found = estimate._adapters_gib(tiny_model_dir, AdapterOptions(at_once=2))
+    assert found == pytest.approx(10 * 2 * one / 2**30)
+    assert estimate._adapters_gib(tiny_model_dir, AdapterOptions()) == 0
+
+
+def test_an_engine_has_room_for_adapters_only_where_the_config_asks():
+    from components.serving.engines import engine_arguments
+
+    assert "enable_lora" not in engine_arguments(EngineOptions(), on_gpu=False)
+    asked = EngineOptions(adapters=AdapterOptions(at_once=12, kept=4, max_rank=64))
+    for on_gpu in (True, False):
+        made = engine_arguments(asked, on_gpu=on_gpu)
+        assert [made[key] for key in ("enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank")] == [
+            True,
+            12,
+            12,
+            64,
+        ]
+
+
+def test_a_name_with_an_adapter_needs_an_engine_that_carries_it():
+    tuned = ServedName(name="a", adapter="models:/a@champion")
+    with pytest.raises(UserError, match=r"engine\.adapters\.at_once=1"):
+        check_names((tuned,), has_index=False)
+    check_names((tuned,), has_index=False, carries_adapters=True)
+    with pytest.raises(UserError, match="looks like an adapter's address"):
+        check_names((ServedName(name="a@1"),), has_index=False, carries_adapters=True)
+
+
+def test_a_replica_reads_an_adapter_once_at_its_first_request_and_says_when_it_cannot():
+    """Nobody told this replica of the adapter: another one was asked to read it when it was loaded."""
+    from components.serving.engines import ENGINE, Engine
+
+    read, asked = [], []
+
+    async def resolve(files):
+        await asyncio.sleep(0.01)
+        read.append(files.local_path)
+        if files.local_path == "/broken":
+            raise ValueError("Failed to load lora model: no weights")
+
+    async def chat(request):
+        async def answer():
+            asked.append(request.model)
+            yield ["data: [DONE]\n\n"]
+
+        return answer()
+
+    engine = Engine.__new__(Engine)
+    engine._running = engine._started = engine._cancelled = 0
+    engine._attaching, engine._attached = asyncio.Lock(), set()
+    engine.engine, engine.chat = SimpleNamespace(resolve_lora=resolve), chat
+    body = {"messages": [{"role": "user", "content": "?"}], "stream": True}
+
+    async def generate(adapter):
+        return [part async for part in engine.generate(body, "chat", adapter)]
+
+    async def several():
+        good, bad = {"id": "d1", "folder": "/good"}, {"id": "d2", "folder": "/broken"}
+        return await asyncio.gather(generate(good), generate(good), generate(None), generate(bad))
+
+    first, second, bare, failed = asyncio.run(several())
+    assert first == second == bare == [{"lines": ["data: [DONE]\n\n"]}]
+    assert sorted(read) == ["/broken", "/good"] and sorted(asked) == ["d1", "d1", ENGINE]
+    assert failed[0]["error"]["code"] == 500 and "/broken" not in failed[0]["error"]["message"]

@@ -12,6 +12,7 @@ from components.tracking.run import (
     find_result,
     finish_run,
     open_run,
+    pin_registered,
     read_curves,
     resolve_registered,
 )
@@ -93,8 +94,16 @@ def test_registering_is_idempotent_and_an_alias_moves(make_run, mlflow_storage: 
     assert run.register_model(name, folders[1], "champion", {}) == "2"
     assert resolve_registered(mlflow_storage, f"models:/{name}@champion") == str(folders[1])
     assert resolve_registered(mlflow_storage, f"models:/{name}/1") == str(folders[0])
+    pinned = pin_registered(mlflow_storage, f"models:/{name}@champion")
+    assert pinned == f"models:/{name}/2@champion" and pin_registered(mlflow_storage, pinned) == pinned
+    run.register_model(name, folders[0], "champion", {})
+    assert resolve_registered(mlflow_storage, pinned) == str(folders[1])
+    for other in (f"models:/{name}/1", "/a/folder@x", "runs:/id/adapter"):
+        assert pin_registered(mlflow_storage, other) == other
 
 
 def test_an_unknown_registered_model_is_a_users_error(mlflow_storage: Path) -> None:
     with pytest.raises(UserError, match="models:/none@champion"):
         resolve_registered(mlflow_storage, "models:/none@champion")
+    with pytest.raises(UserError, match="models:/none@champion"):
+        pin_registered(mlflow_storage, "models:/none@champion")

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.data import store
-from components.data.records import DEMONSTRATION, PREFERENCE
+from tests.workflows.toy import write_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 

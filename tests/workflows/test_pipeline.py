@@ -1,18 +1,15 @@
 """A pipeline as a person runs it: a real cluster, real jobs, cached steps, changed steps, a hard kill."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-import uuid
 from pathlib import Path
 
 import psutil
 import pytest
 
-from components.tracking.run import Result, finish_run, open_run
+from tests.workflows.toy import clusterless, pipeline_of, run_apart
 
 ROOT = Path(__file__).resolve().parents[2]
 YAML = """
@@ -33,13 +30,8 @@ def pipeline(tmp_path: Path) -> list[str]:
     return pipeline_of(YAML, tmp_path)
 
 
-def _environment() -> dict[str, str]:
-    hidden = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
-    return {name: value for name, value in os.environ.items() if name not in hidden}
-
-
 def _run(command: list[str]) -> tuple[dict, dict, str]:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=_environment())
+    done = run_apart(command)
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout.splitlines()[-1])
     summary = json.loads(Path(line["outputs"]["summary"]).read_text())
@@ -66,7 +58,7 @@ def test_done_steps_are_recognised_and_only_what_changed_runs_again(pipeline: li
 
 def test_a_hard_kill_takes_the_cluster_along_and_the_next_run_goes_on(pipeline: list[str]) -> None:
     process = subprocess.Popen(
-        pipeline, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=_environment()
+        pipeline, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=clusterless()
     )
     assert process.stderr is not None
     for line in process.stderr:

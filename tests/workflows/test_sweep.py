@@ -1,15 +1,11 @@
 """A sweep as a person runs it: points as jobs on a real cluster, one that fails, the best handed on, MLflow's view."""
 
 import json
-import os
-import subprocess
-import sys
-import uuid
 from pathlib import Path
 
 import pytest
 
-from components.tracking.run import Result, finish_run, open_run
+from tests.workflows.toy import pipeline_of, run_apart
 
 ROOT = Path(__file__).resolve().parents[2]
 # A page's bytes grow with its title, so the sweep's best is known: the longest of the titles that work.

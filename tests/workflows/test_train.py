@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from components.data import store
-from components.data.records import DEMONSTRATION, PREFERENCE
+from components.data.records import PREFERENCE
+from tests.workflows.toy import write_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 HELD_OUT = ("accuracy", "kl", "length", "finished")

@@ -43,6 +43,10 @@ def pipeline_of(yaml: str, folder: Path) -> list[str]:
 
 def run_apart(command: list[str]) -> subprocess.CompletedProcess:
     """Run a command that is to start a Ray cluster of its own."""
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, env=clusterless())
+
+
+def clusterless() -> dict[str, str]:
+    """Return this process's environment without what it says of the tests' own Ray cluster."""
     hidden = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, env=environment)
+    return {name: value for name, value in os.environ.items() if name not in hidden}

@@ -117,7 +117,7 @@ def test_without_loops_nothing_changes() -> None:
         ({"start": {"round": 1}, "carry": {"round": 2}}, "<loop.round> is the round's number"),
         (
             {"steps": {"merge": _step(model=["<loop.polcy>"]), "sample": _step()}},
-            r"loops.online.steps.merge.config.model: <loop.polcy> is not handed on: there are <loop.round>, <loop.policy>",
+            r"online.steps.merge.config.model: <loop.polcy> is not handed on: there are <loop.round>, <loop.policy>",
         ),
         (
             {"steps": {"merge": _step(path="models/<loop.policy>"), "sample": _step()}},

@@ -227,7 +227,7 @@ def test_a_soft_update_of_all_is_a_hard_one_and_makes_the_reference_the_policy(k
 def test_before_its_first_update_it_is_plain_dpo(kind, data, tiny_model_dir, tmp_path):
     curves = []
     for name, reference in (("plain", {}), ("later", {**SOFT, "every": 9})):
-        trainer, log = trainer_of(data, tiny_model_dir, tmp_path / name, reference, kind=kind)
+        trainer, log = trainer_of(data, tiny_model_dir, tmp_path / name, reference, kind=kind, steps=3)
         trainer.train()
         curves.append([step["train/loss"] for step in log.steps])
         margins = [step["rewards/margins"] for step in log.steps]
@@ -235,7 +235,7 @@ def test_before_its_first_update_it_is_plain_dpo(kind, data, tiny_model_dir, tmp
     assert curves[0][-1] < math.log(2) - 0.01 and margins[-1] > 0
 
 
-@pytest.mark.parametrize("loss", [{"name": "ipo"}, {"name": "conservative"}, {"sft": 0.5}])
+@pytest.mark.parametrize("loss", [{"name": "ipo"}, {"name": "conservative", "sft": 0.5}])
 def test_other_losses_of_pairs_follow_it_too(loss, data, tiny_model_dir, tmp_path):
     trainer, log = trainer_of(data, tiny_model_dir, tmp_path, {"update": "hard", "every": 1}, loss=loss, steps=2)
     trainer.train()
@@ -244,20 +244,20 @@ def test_other_losses_of_pairs_follow_it_too(loss, data, tiny_model_dir, tmp_pat
 
 @pytest.mark.parametrize("kind", ["lora", "none"])
 def test_interrupted_and_resumed_it_is_the_same_training(kind, data, tiny_model_dir, tmp_path):
-    """Five steps with an update after every one but the third; again from the checkpoint of the fourth."""
+    """Three steps with an update after each; again from the checkpoint of the second."""
     whole, log = trainer_of(
-        data, tiny_model_dir, tmp_path / "whole", {**SOFT, "mix": 0.3}, kind=kind, steps=5, saves=True
+        data, tiny_model_dir, tmp_path / "whole", {**SOFT, "mix": 0.3}, kind=kind, steps=3, saves=True
     )
     whole.train()
     expected = asked(whole, data[True].rows)
     again, resumed = trainer_of(
-        data, tiny_model_dir, tmp_path / "again", {**SOFT, "mix": 0.3}, kind=kind, steps=5, saves=True
+        data, tiny_model_dir, tmp_path / "again", {**SOFT, "mix": 0.3}, kind=kind, steps=3, saves=True
     )
-    kept = tmp_path / "again" / "checkpoints" / "checkpoint-4"
-    shutil.copytree(tmp_path / "whole" / "checkpoints" / "checkpoint-4", kept)
+    kept = tmp_path / "again" / "checkpoints" / "checkpoint-2"
+    shutil.copytree(tmp_path / "whole" / "checkpoints" / "checkpoint-2", kept)
     assert (kept / FILE).is_file()
     again.train(resume_from_checkpoint=str(kept))
-    assert [step["train/loss"] for step in resumed.steps] == [log.steps[4]["train/loss"]]
+    assert [step["train/loss"] for step in resumed.steps] == [log.steps[2]["train/loss"]]
     assert torch.equal(asked(again, data[True].rows), expected)
 
 

@@ -1,0 +1,26 @@
+"""What a model answers to the prompts of a round."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.data.chat import ChatTemplate
+from components.data.generations import Answer, distinct
+from components.models import engine
+from components.models.engine import EngineConfig, Sampling
+
+
+def draw(
+    rows: Sequence[Mapping[str, Any]],
+    template: ChatTemplate,
+    model: Path,
+    sampling: Sampling,
+    engines: EngineConfig,
+    seed: int,
+) -> list[list[Answer]]:
+    """Return the distinct answers to each row's prompt; needs a Ray session. Raises as ``engine.sample``."""
+    asked = [{"number": at, "prompt_ids": template.prompt_ids(row["prompt"])} for at, row in enumerate(rows)]
+    replies: list[list[dict]] = [[] for _ in rows]
+    for reply in engine.sample(asked, model, sampling, engines, seed=seed):
+        replies[reply["number"]].append(reply)
+    return [distinct(own) for own in replies]

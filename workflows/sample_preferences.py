@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 from components.config import Field, ModelRef, TableRef, WorkflowConfig
-from components.models.engine import Draws, EngineConfig
+from components.models.engine import EngineConfig
 from components.training.judges import JudgeConfig
+from components.training.own_answers import SeveralDraws
 
 if TYPE_CHECKING:
     from components.tracking.run import Result, Run
@@ -23,7 +24,7 @@ class SamplePreferences(WorkflowConfig):
     table: str = Field("online_preferences", pattern=r"^\w+$", description="table of the storage that is written")
     judge: JudgeConfig = Field(JudgeConfig(), description="who says which answer is better")
     margin: float = Field(0.2, gt=0, description="least difference of the judge's scores of two answers")
-    sampling: Draws = Field(Draws(n=4), description="how the model answers")
+    sampling: SeveralDraws = Field(SeveralDraws(), description="how the model answers")
     engine: EngineConfig = Field(EngineConfig(), description="the engines that answer")
 
 
@@ -60,7 +61,7 @@ def main(config: SamplePreferences, run: "Run") -> "Result":
     table = generations.append(f"{config.storage}/lancedb", config.table, onto, pairs)
     run.log_text(generations.sample_text(pairs), "samples.md")
     facts = {"table": table, "template_digest": template.digest, **generation.columns()}
-    parents = [model, prompts, *([onto] if onto else [])]
+    parents = [str(model), prompts, *([onto] if onto else [])]
     write_lineage(run.dir, kind="preferences", run=run, parents=parents, facts=facts)
     card = data_card.describe(store.read(table), [], [], table, {})
     figures |= {**generations.figures(answers, judged, pairs), "prompts/held_out": float(held_out)}

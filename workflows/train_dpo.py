@@ -19,7 +19,7 @@ class TrainDpo(TrainingConfig):
 
     model: ModelRef = Field(description="the model to align, which is also the reference: usually the SFT model")
     preferences: TableRef = Field(
-        description="table of preference pairs, or (for kto) of labelled answers; only split 'train' is trained on"
+        description="table of pairs, or (kto) of labelled answers; only split 'train' is learned"
     )
     where: str | None = Field(None, description="SQL condition on the rows to train on, such as round = 2; none: all")
     loss: LossConfig = Field(LossConfig(), description="the loss of a pair, or of a good or bad answer")
@@ -50,7 +50,7 @@ def main(config: TrainDpo, run: "Run") -> "Result":
     facts: dict[str, Any] = {"base_digest": digest, "template_digest": template.digest, "table": table}
     payload = {"loss": loss.model_dump(), "reference": config.reference.model_dump()}
     with ray_session(config.ray):
-        training, evaluation, computed = preference_rows.prepare(data, loss, kept and kept.look_up, **limits)
+        training, evaluation, computed = preference_rows.prepare(data, loss, kept.look_up if kept else None, **limits)
         figures = job.train(
             preference.preference_loop,
             recipe,
@@ -65,9 +65,8 @@ def main(config: TrainDpo, run: "Run") -> "Result":
             how = preference_measure.Measured(model, template, job.trained_folder(run.dir), recipe, dtype)
             figures |= preference_measure.on_cluster(how, data.evaluation.rows, data.paired, config.measure)
     facts |= {"adapter": config.adapter.model_dump(mode="json"), "where": config.where, **payload}
-    outputs = job.publish(run, recipe, model, table, facts)
-    figures |= {"rows/train": len(training.rows), "rows/dropped": training.dropped, "rows/scored": computed}
-    return Result(outputs, figures)
+    rows = {"rows/train": len(training.rows), "rows/dropped": training.dropped, "rows/scored": computed}
+    return Result(job.publish(run, recipe, model, table, facts), figures | rows)
 
 
 def plan(config: TrainDpo) -> dict[str, Any]:

@@ -25,12 +25,18 @@ Rows = Sequence[Mapping[str, Any]]
 Answers = Sequence[Sequence[str]]
 
 
+class JudgeEngine(EngineConfig):
+    """The judge's engines: what it reads is a prompt with two answers."""
+
+    max_model_len: int = Field(2048, ge=32, description="longest request plus verdict, in tokens")
+
+
 class LlmConfig(ComparisonConfig):
     """The language model that compares."""
 
     model: ModelRef | None = Field(None, description="the model that judges; it may be the one that is judged")
     max_new_tokens: int = Field(8, ge=1, description="longest reply: more for a judge that thinks first")
-    engine: EngineConfig = Field(EngineConfig(max_model_len=2048), description="its engines")
+    engine: JudgeEngine = Field(JudgeEngine(), description="its engines")
 
 
 class JudgeConfig(Config):
@@ -66,7 +72,9 @@ class JudgeConfig(Config):
 class Judge(Protocol):
     """Says which answers are better."""
 
-    digest: str  # of all that decides its verdicts
+    @property
+    def digest(self) -> str:
+        """The hash of all that decides its verdicts."""
 
     def __call__(self, rows: Rows, answers: Answers) -> tuple[list[Judged], dict[str, float]]:
         """Return what it makes of the answers to each row's prompt, and figures of its own; needs a Ray session."""
@@ -184,7 +192,7 @@ class RewardScorer:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add ``heads``: JSON of the rewards [answers][heads of all models] of each row's answers."""
-        requests = []
+        requests: list[Any] = []
         for text in batch["request"]:
             prompt, answers = json.loads(text)
             requests.append((prompt, [[{"role": "assistant", "content": answer}] for answer in answers]))

@@ -46,13 +46,9 @@ def main(config: SamplePreferences, run: "Run") -> "Result":
     judge = judges.make(config.judge, model, template, run.cache, config.seed)
     known, held_out = generations.read_prompts(prompts, onto, questions=config.judge.name == "programmatic")
     rows = generations.of_round(known, config.size, config.round, config.seed)
-    generation = generations.Generation(
-        config.round,
-        sources.digest(model, run.cache),
-        generations.sampling_page(config.sampling.model_dump(), config.seed),
-        config.judge.name,
-        judge.digest,
-    )
+    policy = sources.digest(model, run.cache)
+    drawn = generations.sampling_page(config.sampling.model_dump(), config.seed)
+    generation = generations.Generation(config.round, policy, drawn, config.judge.name, judge.digest)
     with ray_session(config.ray):
         seed = config.seed * 1_009 + config.round
         answers = own_answers.draw(rows, template, model, config.sampling, config.engine, seed)
@@ -66,6 +62,14 @@ def main(config: SamplePreferences, run: "Run") -> "Result":
     card = data_card.describe(store.read(table), [], [], table, {})
     figures |= {**generations.figures(answers, judged, pairs), "prompts/held_out": float(held_out)}
     return Result({"preferences": table, **log_data_card(run, card, [])}, figures | data_card.figures(card))
+
+
+def plan(config: SamplePreferences) -> dict[str, str]:
+    """Return how much is asked of the models."""
+    found = {"answers": f"{config.size} prompts x {config.sampling.n}"}
+    if config.judge.name == "llm":
+        found["comparisons"] = f"at most {config.size * config.judge.llm.comparisons}, each in both orders"
+    return found
 
 
 if __name__ == "__main__":

@@ -18,9 +18,7 @@ class TrainDpo(TrainingConfig):
     """What train_dpo reads from its YAML."""
 
     model: ModelRef = Field(description="the model to align, which is also the reference: usually the SFT model")
-    preferences: TableRef = Field(
-        description="table of pairs, or (kto) labelled answers; only split 'train' is learned"
-    )
+    preferences: TableRef = Field(description="table of pairs, or (kto) of labelled answers; split 'train' is learned")
     where: str | None = Field(None, description="SQL condition on the rows to train on, such as round = 2; none: all")
     loss: LossConfig = Field(LossConfig(), description="the loss of a pair, or of a good or bad answer")
     reference: ReferenceConfig = Field(ReferenceConfig(), description="whether the reference follows the policy")

@@ -82,9 +82,11 @@ def unroll(steps: Mapping[str, StepConfig], loops: Mapping[str, LoopConfig]) -> 
     """Return all steps: those outside of loops, and each loop's steps once a round.
 
     Raises:
-        UserError: a name is there twice, ``start`` and ``carry`` do not have the same names, or a reference within a
-            loop, or to one, is to nothing that there is.
+        UserError: there are none, a name is there twice, ``start`` and ``carry`` do not have the same names, or a
+            reference within a loop, or to one, is to nothing that there is.
     """
+    if not steps and not loops:
+        raise UserError("the pipeline has no steps: give steps, or loops with steps")
     _check_names(steps, loops)
     made: dict[str, StepConfig] = {}
     origins: dict[str, Origin] = {}

@@ -24,6 +24,10 @@ def estimate(config: TrainingConfig, model: str, table: str, *, sides: int) -> d
         "forward passes a step": accumulation(optim, scale.workers),
         "steps": _steps(table, recipe, getattr(config, "where", None)),
     }
+    reference = getattr(config, "reference", None)
+    if reference is not None and reference.moves:
+        takes = "a second model beside it" if config.adapter.name == "none" else "one more pass over the same weights"
+        found["reference"] = f"follows the policy every {reference.every} steps, {takes}"
     return found | {"memory of a worker": _memory(model, Path(config.storage), recipe, config.max_tokens * sides)}
 
 

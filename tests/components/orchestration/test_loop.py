@@ -134,6 +134,11 @@ def test_a_wrong_loop_is_refused_by_its_key(changes: dict, says: str) -> None:
         unroll(OUTSIDE, {"online": _loop(**changes)})
 
 
+def test_nothing_to_do_is_refused() -> None:
+    with pytest.raises(UserError, match="the pipeline has no steps"):
+        unroll({}, {})
+
+
 def test_names_may_not_be_taken_twice() -> None:
     with pytest.raises(UserError, match="'sample-2' has the name of a round"):
         unroll({**OUTSIDE, "sample-2": _step()}, {"online": _loop()})

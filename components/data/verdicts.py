@@ -4,7 +4,7 @@ Judges like what they are shown first (or second), whatever it says. So each pai
 only if the same answer wins both times; how often it does not is a figure of the run, as is how often the judge says
 something that is no verdict.
 
-Source: position bias and the swap against it, Zheng et al. 2023 (arXiv 2306.05685), section 3.4.
+Source: position bias and the swap against it, Zheng et al. 2023 (arXiv 2306.05685).
 """
 
 import itertools

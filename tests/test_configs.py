@@ -11,6 +11,7 @@ import pytest
 from components.config import RayConfig, load, to_yaml
 from components.orchestration.cluster import local_size
 from components.orchestration.graph import order
+from components.orchestration.loop import unroll
 from components.orchestration.schedule import check_steps
 from workflows.pipeline import Pipeline, schema_of
 
@@ -32,8 +33,9 @@ def test_shipped_yaml_is_valid_and_round_trips(path: Path, tmp_path: Path) -> No
     again.write_text(to_yaml(config))
     assert load(schema, str(again), []) == config
     if isinstance(config, Pipeline):
-        check_steps(config.steps, schema_of)
-        assert set(order(config.steps)) == set(config.steps)
+        steps = unroll(config.steps, config.loops).steps
+        check_steps(steps, schema_of)
+        assert set(order(steps)) == set(steps)
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)

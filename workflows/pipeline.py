@@ -7,29 +7,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.config import Field, UserError, WorkflowConfig
-from components.orchestration.graph import StepConfig
+from components.orchestration.graph import LoopConfig, StepConfig
 
 if TYPE_CHECKING:
     from components.tracking.run import Result, Run
 
 
 class Pipeline(WorkflowConfig):
-    """A graph of steps; in a step's config ``<step.output>`` stands for what another step returned."""
+    """A graph of steps, some of them in loops; ``<step.output>`` stands for what another step returned."""
 
     name: str = Field("pipeline", pattern=r"^[\w-]+$", description="name of the MLflow run over the steps")
     max_parallel: int = Field(1, ge=1, description="steps that may run at the same time")
-    steps: dict[str, StepConfig] = Field(min_length=1, description="step name → workflow, config, after")
+    steps: dict[str, StepConfig] = Field({}, description="step name → workflow, config, after")
+    loops: dict[str, LoopConfig] = Field({}, description="loop name → rounds, start, carry, and the steps of a round")
     evaluations: dict[str, str] = Field({}, description="name in summary.json → step output that holds an evaluation")
 
 
 def main(config: Pipeline, run: "Run") -> "Result":
     """Run the steps, write ``summary.json``, print the before/after table."""
+    from components.orchestration.loop import unroll
     from components.orchestration.memory import PeakMemory
     from components.orchestration.schedule import check_steps, run_steps
     from components.orchestration.steps import Setting
     from components.orchestration.summary import conclude
 
-    check_steps(config.steps, schema_of)
+    whole = unroll(config.steps, config.loops)
+    evaluations = whole.lead(config.evaluations, "evaluations")
+    check_steps(whole.steps, schema_of, whole.origins)
     started = time.monotonic()
     storage = Path(config.storage)
     setting = Setting(
@@ -43,8 +47,8 @@ def main(config: Pipeline, run: "Run") -> "Result":
         schema_of=schema_of,
     )
     with PeakMemory() as memory:
-        steps = run_steps(config.steps, setting)
-    return conclude(run, storage, steps, config.evaluations, time.monotonic() - started, memory.peak_bytes)
+        steps = run_steps(whole.steps, setting)
+    return conclude(run, storage, steps, evaluations, time.monotonic() - started, memory.peak_bytes)
 
 
 def schema_of(workflow: str) -> type[WorkflowConfig]:
@@ -60,10 +64,12 @@ def schema_of(workflow: str) -> type[WorkflowConfig]:
 
 
 def plan(config: Pipeline) -> dict[str, Any]:
-    """Return the steps and points in the order in which they run, and what each waits for; wrong ones are refused."""
+    """Return the steps, rounds and points in the order in which they run, and what each waits for."""
+    from components.orchestration.loop import unroll
     from components.orchestration.schedule import describe_steps
 
-    return describe_steps(config.steps, schema_of)
+    whole = unroll(config.steps, config.loops)
+    return describe_steps(whole.steps, schema_of, whole.origins)
 
 
 if __name__ == "__main__":

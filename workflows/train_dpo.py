@@ -1,8 +1,9 @@
-"""Align a chat model with preferences, by the loss that ``loss.name`` chooses, against itself as the reference."""
+"""Align a chat model with preferences, by the loss that ``loss.name`` chooses, against itself as it was or is."""
 
 from typing import TYPE_CHECKING, Any
 
 from components.config import Field, ModelRef, TableRef
+from components.training.moving_reference import ReferenceConfig
 from components.training.preference import PreferenceOptimConfig
 from components.training.preference_losses import LossConfig
 from components.training.preference_measure import MeasureConfig
@@ -17,10 +18,10 @@ class TrainDpo(TrainingConfig):
     """What train_dpo reads from its YAML."""
 
     model: ModelRef = Field(description="the model to align, which is also the reference: usually the SFT model")
-    preferences: TableRef = Field(
-        description="table of preference pairs, or (for kto) of labelled answers; only split 'train' is trained on"
-    )
+    preferences: TableRef = Field(description="table of pairs, or (kto) of labelled answers; split 'train' is learned")
+    where: str | None = Field(None, description="SQL condition on the rows to train on, such as round = 2; none: all")
     loss: LossConfig = Field(LossConfig(), description="the loss of a pair, or of a good or bad answer")
+    reference: ReferenceConfig = Field(ReferenceConfig(), description="whether the reference follows the policy")
     scoring: ScoringConfig = Field(ScoringConfig(), description="how the reference is run over the pairs")
     optim: PreferenceOptimConfig = Field(PreferenceOptimConfig(), description="how the weights are updated")
     measure: MeasureConfig = Field(MeasureConfig(), description="what is measured on held-out rows, before and after")
@@ -40,13 +41,14 @@ def main(config: TrainDpo, run: "Run") -> "Result":
     template, table = ChatTemplate.from_folder(model), store.pin(config.preferences)
     run.log_dataset("preferences", table, "train")
     limits: dict[str, Any] = {"max_tokens": config.max_tokens, "seed": config.seed}
-    data = preference_rows.read(table, template, loss, size=config.eval_rows, **limits)
+    data = preference_rows.read(table, template, loss, size=config.eval_rows, where=config.where, **limits)
     digest, dtype = sources.digest(model, run.cache), weight_dtype(config.optim.dtype, config.scale.gpu)
     which = reference.Reference(model, digest, template.digest, dtype, config.adapter.quantizes)
-    scored = reference.Cache(f"{config.storage}/lancedb", which, config.scoring)
+    kept = None if config.reference.moves else reference.Cache(f"{config.storage}/lancedb", which, config.scoring)
     facts: dict[str, Any] = {"base_digest": digest, "template_digest": template.digest, "table": table}
+    payload = {"loss": loss.model_dump(), "reference": config.reference.model_dump()}
     with ray_session(config.ray):
-        training, evaluation, _ = preference_rows.prepare(data, loss, scored.look_up, **limits)
+        training, evaluation, _ = preference_rows.prepare(data, loss, kept.look_up if kept else None, **limits)
         figures = job.train(
             preference.preference_loop,
             recipe,
@@ -54,16 +56,15 @@ def main(config: TrainDpo, run: "Run") -> "Result":
             train_rows=training,
             eval_rows=evaluation,
             run_dir=run.dir,
-            identity={**facts, "loss": repr(loss)},
-            payload={"run": run.handle(), "loss": loss.model_dump(), "paired": data.paired},
+            identity={**facts, "loss": repr(loss), "reference": repr(config.reference)},
+            payload={"run": run.handle(), "paired": data.paired, **payload},
         )
         if data.evaluation:
             how = preference_measure.Measured(model, template, job.trained_folder(run.dir), recipe, dtype)
             figures |= preference_measure.on_cluster(how, data.evaluation.rows, data.paired, config.measure)
-    facts |= {"adapter": config.adapter.model_dump(mode="json"), "loss": loss.model_dump(mode="json")}
-    outputs = job.publish(run, recipe, model, table, facts)
-    figures |= {"rows/train": len(training.rows), "rows/dropped": training.dropped, **scored.figures}
-    return Result(outputs, figures)
+    facts |= {"adapter": config.adapter.model_dump(mode="json"), "where": config.where, **payload}
+    figures |= {"rows/train": len(training.rows), "rows/dropped": training.dropped, **(kept.figures if kept else {})}
+    return Result(job.publish(run, recipe, model, table, facts), figures)
 
 
 def plan(config: TrainDpo) -> dict[str, Any]:

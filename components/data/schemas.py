@@ -12,7 +12,8 @@ PROMPT_PASSAGE = pa.struct(
 VOTE = pa.struct([("annotator", pa.string()), ("prefers", pa.string())])  # prefers: chosen | rejected | tie
 STEP = pa.struct([("text", pa.string()), ("label", pa.float64())])  # label: 1 right, 0 wrong, null: not known
 
-OPTIONAL = frozenset({"votes"})  # columns that rows and older tables may lack; they are null there
+_GENERATION = ("generation", "round", "policy_digest", "sampling", "judge", "judge_digest")
+OPTIONAL = frozenset({"votes", *_GENERATION})  # columns that rows and older tables may lack; they are null there
 
 DOCUMENT = pa.schema(
     [
@@ -88,6 +89,18 @@ PREFERENCE = pa.schema(
 
 # Pairs that the filters of clean took out of a preference table.
 DROPPED = PREFERENCE.append(pa.field("reason", pa.string())).append(pa.field("detail", pa.string()))
+
+# Pairs of a model's own answers, and others beside them, of which what follows is null.
+ONLINE_PREFERENCE = PREFERENCE
+for _column in (
+    pa.field("generation", pa.string()),  # hash of the others
+    pa.field("round", pa.int64()),  # 1, 2, …
+    pa.field("policy_digest", pa.string()),  # of the model that gave both answers
+    pa.field("sampling", pa.string()),  # JSON: n, temperature, top_p, max_new_tokens, seed
+    pa.field("judge", pa.string()),  # programmatic | reward | llm
+    pa.field("judge_digest", pa.string()),  # of all that decides its verdicts
+):
+    ONLINE_PREFERENCE = ONLINE_PREFERENCE.append(_column)
 
 LABELLED = pa.schema(
     [

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from components.config import Config, Field, UserError
 
 # <step.output>: what an earlier step returned; <step.run_id> and <step.metrics> are always there.
-_REFERENCE = re.compile(r"^<([A-Za-z_]\w*)\.([A-Za-z_]\w*)>$")
+_REFERENCE = re.compile(r"^<([A-Za-z_][\w-]*)\.([A-Za-z_]\w*)>$")
 
 
 class SweepConfig(Config):
@@ -34,9 +34,38 @@ class StepConfig(Config):
     sweep: SweepConfig | None = Field(None, description="run it with several configurations and keep the best")
 
 
+class LoopConfig(Config):
+    """Steps that run once a round, each round from what the one before has handed on."""
+
+    rounds: int = Field(ge=1, description="how often the steps run: as <step>-1, <step>-2, …")
+    start: dict[str, Any] = Field({}, description="what the first round gets: <loop.name> in its steps")
+    carry: dict[str, Any] = Field(
+        {}, description="what a round hands on to the next, as <step.output>; outside it is <(the loop).name>"
+    )
+    steps: dict[str, StepConfig] = Field(min_length=1, description="step name → workflow, config, after")
+
+
 def is_reference(value: Any) -> bool:
     """Return whether a value stands for a step's output."""
     return isinstance(value, str) and _REFERENCE.match(value) is not None
+
+
+def split_reference(value: str) -> tuple[str, str]:
+    """Return (step, output) of what ``is_reference`` says is one."""
+    match = _REFERENCE.match(value)
+    assert match is not None, value
+    return match[1], match[2]
+
+
+def references(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield (step, output) of each reference within ``value``."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from references(item)
+    elif is_reference(value):
+        yield split_reference(value)
 
 
 def order(steps: Mapping[str, StepConfig]) -> dict[str, set[str]]:
@@ -45,7 +74,7 @@ def order(steps: Mapping[str, StepConfig]) -> dict[str, set[str]]:
     Raises:
         UserError: a step waits for one that is not there, or for itself through others.
     """
-    waits = {name: {*step.after, *(found for found, _ in _references(_values(step)))} for name, step in steps.items()}
+    waits = {name: {*step.after, *(found for found, _ in references(_values(step)))} for name, step in steps.items()}
     for name, wanted in waits.items():
         if strangers := wanted - set(steps):
             raise UserError(f"step '{name}' waits for '{sorted(strangers)[0]}': there are {', '.join(steps)}")
@@ -77,14 +106,3 @@ def fill(value: Any, outputs: Mapping[str, Mapping[str, Any]]) -> Any:
 def _values(step: StepConfig) -> list[Any]:
     """Everything of a step that may refer to another one."""
     return [step.config, *([step.sweep.grid, step.sweep.points] if step.sweep else [])]
-
-
-def _references(value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _references(item)
-    elif isinstance(value, str) and (match := _REFERENCE.match(value)):
-        step, name = match.groups()
-        yield step, name

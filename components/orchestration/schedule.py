@@ -15,6 +15,7 @@ from components.orchestration.entry import absolute
 from components.orchestration.graph import StepConfig, fill, is_reference, order
 from components.orchestration.jobs import run_job
 from components.orchestration.ledger import step_key
+from components.orchestration.loop import Origin
 from components.orchestration.progress import Board
 from components.orchestration.steps import Setting, Step
 from components.orchestration.sweep import Point, expand, shown
@@ -23,12 +24,17 @@ from components.tracking.run import Finished, find_result
 
 
 def check_steps(
-    steps: Mapping[str, StepConfig], schema_of: Callable[[str], type[WorkflowConfig]]
+    steps: Mapping[str, StepConfig],
+    schema_of: Callable[[str], type[WorkflowConfig]],
+    origins: Mapping[str, Origin] | None = None,
 ) -> dict[str, set[str]]:
     """Refuse, before anything starts, steps in a circle, unknown workflows and keys, and values of a wrong type.
 
     Returns step → steps that it waits for, in an order in which they can run; the points of a sweep are among them,
     and the sweep waits for them.
+
+    Args:
+        origins: of the steps that come from loops.
 
     Raises:
         UserError: naming the step and the key.
@@ -37,13 +43,18 @@ def check_steps(
     waits = _waits(steps, sweeps)
     for name in waits:
         if name not in sweeps:
-            check(schema_of(every[name].workflow), every[name].config, f"steps.{name}.config.", is_reference)
+            where = origins[name].where if origins and name in origins else f"steps.{name}"
+            check(schema_of(every[name].workflow), every[name].config, f"{where}.config.", is_reference)
     return waits
 
 
-def describe_steps(steps: Mapping[str, StepConfig], schema_of: Callable[[str], type[WorkflowConfig]]) -> dict[str, str]:
-    """Return for people what each step and each point of a sweep waits for. Raises as ``check_steps``."""
-    waits = check_steps(steps, schema_of)
+def describe_steps(
+    steps: Mapping[str, StepConfig],
+    schema_of: Callable[[str], type[WorkflowConfig]],
+    origins: Mapping[str, Origin] | None = None,
+) -> dict[str, str]:
+    """Return for people what each step, round and point of a sweep waits for. Raises as ``check_steps``."""
+    waits = check_steps(steps, schema_of, origins)
     points = {point.name: point for own in expand(steps)[1].values() for point in own}
     told = {}
     for name, wanted in waits.items():
@@ -52,6 +63,8 @@ def describe_steps(steps: Mapping[str, StepConfig], schema_of: Callable[[str], t
             told[name] += f"; point of a sweep: {shown(points[name].values)}"
         elif sweep := steps[name].sweep:
             told[name] = f"the best of {len(wanted)} points, with the {sweep.mode} of {sweep.metric}"
+        if origins and name in origins:
+            told[name] += f"; round {origins[name].round} of {origins[name].rounds} of {origins[name].loop}"
     return told
 
 

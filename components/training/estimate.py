@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.training.rows import steps_of
+from components.training.rows import split_condition, steps_of
 from components.training.settings import Recipe, TrainingConfig, accumulation
 
 _WORKER_GIB = 1.5  # a Ray Train worker with torch, transformers and DeepSpeed in it, before any weight, on CPU
@@ -22,17 +22,21 @@ def estimate(config: TrainingConfig, model: str, table: str, *, sides: int) -> d
     found: dict[str, Any] = {
         "workers": f"{scale.workers} with {'a GPU' if scale.gpu else 'no GPU'}, cores: {cores}",
         "forward passes a step": accumulation(optim, scale.workers),
-        "steps": _steps(table, recipe),
+        "steps": _steps(table, recipe, getattr(config, "where", None)),
     }
+    reference = getattr(config, "reference", None)
+    if reference is not None and reference.moves:
+        takes = "a second model beside it" if config.adapter.name == "none" else "one more pass over the same weights"
+        found["reference"] = f"follows the policy every {reference.every} steps, {takes}"
     return found | {"memory of a worker": _memory(model, Path(config.storage), recipe, config.max_tokens * sides)}
 
 
-def _steps(table: str, recipe: Recipe) -> str:
+def _steps(table: str, recipe: Recipe, where: str | None) -> str:
     from components.data import store
 
     if not store.exists(table):
         return f"known once {table} is there"
-    rows = store.count(table, where="split = 'train'")
+    rows = store.count(table, where=split_condition("train", where))
     steps = steps_of(rows, recipe.optim.epochs, recipe.optim.batch_size)
     return f"{steps} of {recipe.optim.batch_size} rows, from {rows} in split 'train'"
 

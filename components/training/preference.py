@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config import Field
+from components.training.moving_reference import ReferenceConfig
 from components.training.preference_losses import LossConfig, first_step_check
 from components.training.settings import OptimConfig
 
@@ -18,8 +19,8 @@ class PreferenceOptimConfig(OptimConfig):
 def preference_loop(payload: dict[str, Any]) -> dict[str, Any]:
     """Train on this worker until done; return the final figures, or the invariant that broke.
 
-    Payload: as ``sft_loop``'s, with ``loss`` (a LossConfig's fields) and ``paired`` (False: labelled answers); its
-    rows are those of ``preference_rows.prepare``.
+    Payload: as ``sft_loop``'s, with ``loss`` (a LossConfig's fields), ``paired`` (False: labelled answers) and, where
+    it is not fixed, ``reference`` (a ReferenceConfig's fields); its rows are those of ``preference_rows.prepare``.
     """
     from components.training.launch import prepare_worker
 
@@ -40,12 +41,13 @@ def make_trainer(payload: dict[str, Any], callbacks: Sequence[Any]) -> Any:
 
     from components.models.load import load_tokenizer
     from components.models.packing import can_share_prompt
-    from components.training import adapting, completion_head
+    from components.training import adapting, completion_head, moving_reference
     from components.training.preference_rows import collate_labelled
     from components.training.preference_trainers import labelled_trainer, pair_trainer
     from components.training.rows import read_rows
 
     loss, paired = LossConfig(**payload["loss"]), payload["paired"]
+    reference = ReferenceConfig(**payload.get("reference", {}))
     tokenizer = load_tokenizer(payload["model"])
     common = {**payload["arguments"], "precompute_ref_log_probs": True, "remove_unused_columns": False}
     special: dict[str, Any]
@@ -57,7 +59,7 @@ def make_trainer(payload: dict[str, Any], callbacks: Sequence[Any]) -> Any:
             "data_collator": lambda rows: collate_labelled(rows, tokenizer.pad_token_id),
         }
     else:
-        trainer_class = pair_trainer(loss)
+        trainer_class = pair_trainer(loss, moves=reference.moves)
         terms = loss.trl_terms or {"loss_type": ["sigmoid"]}  # its value is then not used
         special = {"args": DPOConfig(**common, **terms, beta=loss.beta)}
     model = adapting.load(payload)
@@ -71,6 +73,10 @@ def make_trainer(payload: dict[str, Any], callbacks: Sequence[Any]) -> Any:
         **special,
     )
     adapting.attach(trainer, payload)
-    completion_head.attach(model, share=2 if paired and can_share_prompt(model) else 1)
+    share = 2 if paired and can_share_prompt(model) else 1
+    completion_head.attach(model, share=share)
+    if reference.moves:
+        trainer.reference = moving_reference.make(payload, model, share)
+        moving_reference.attach(trainer, trainer.reference, reference)
     trainer.remove_callback(PrinterCallback)
     return trainer

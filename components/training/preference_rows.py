@@ -34,11 +34,24 @@ class Preferences:
     paired: bool
 
 
-def read(table: str, template: ChatTemplate, loss: LossConfig, *, max_tokens: int, size: int, seed: int) -> Preferences:
+def read(
+    table: str,
+    template: ChatTemplate,
+    loss: LossConfig,
+    *,
+    max_tokens: int,
+    size: int,
+    seed: int,
+    where: str | None = None,
+) -> Preferences:
     """Return the training split of a table and at most ``size`` rows of its test split.
 
+    Args:
+        where: SQL condition on the rows to train on.
+
     Raises:
-        UserError: the table is missing or empty, or holds labelled answers, which only kto learns from.
+        UserError: the table is missing or empty, no row meets the condition or it is none, or the rows are labelled
+            answers, which only kto learns from.
     """
     from components.data import store
 
@@ -46,7 +59,7 @@ def read(table: str, template: ChatTemplate, loss: LossConfig, *, max_tokens: in
     if not paired and loss.name != "kto":
         raise UserError(f"{table} holds labelled answers, not pairs, which '{loss.name}' needs: set loss.name=kto")
     convert = pair_ids(template) if paired else labelled_ids(template)
-    training = read_split(table, "train", convert, max_tokens=max_tokens)
+    training = read_split(table, "train", convert, max_tokens=max_tokens, where=where)
     return Preferences(
         training, read_sample(table, "test", convert, max_tokens=max_tokens, size=size, seed=seed), paired
     )
@@ -71,13 +84,13 @@ def labelled_ids(template: ChatTemplate) -> Callable[[Row], tuple[dict[str, Any]
 
 
 def prepare(
-    data: Preferences, loss: LossConfig, lookup: Lookup, *, max_tokens: int, seed: int
+    data: Preferences, loss: LossConfig, lookup: Lookup | None, *, max_tokens: int, seed: int
 ) -> tuple[Tokenized, Tokenized | None, int]:
     """Return training and evaluation rows as the loss's trainer reads them, and how many pairs had to be scored.
 
     Args:
         lookup: the reference's log-probabilities of pairs, by pair_id, and how many had to be computed; it is asked
-            once, and not at all for a loss without reference.
+            once, and not at all for a loss without reference; none: they are computed in the step.
 
     Raises:
         UserError: KTO's baseline needs answers of other prompts, and there are none that fit.
@@ -87,10 +100,10 @@ def prepare(
     if loss.baseline == "mismatched":
         others = [mismatch(table.rows, max_tokens, seed, data.paired) for table in tables]
     asked = [row for table in tables for row in table.rows] + [row for own in others for row in own]
-    logprobs, computed = lookup(asked) if loss.has_reference else ({}, 0)
+    logprobs, computed = lookup(asked) if loss.has_reference and lookup else ({}, 0)
     made = []
     for table, own in zip(tables, others, strict=True):
-        if not loss.has_reference:
+        if not loss.has_reference or lookup is None:
             made.append(Tokenized([_ids(row) for row in table.rows], table.lengths, table.dropped))
         elif loss.name != "kto":
             made.append(with_reference(table, logprobs))

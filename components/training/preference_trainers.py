@@ -12,6 +12,7 @@ Shapes: B sequences, P pairs, T tokens.
 
 from typing import TYPE_CHECKING, Any
 
+from components.training.moving_reference import MovingReference
 from components.training.preference_losses import LossConfig, own_loss
 
 if TYPE_CHECKING:
@@ -19,21 +20,22 @@ if TYPE_CHECKING:
     from trl import DPOTrainer, KTOTrainer
 
 
-def pair_trainer(loss: LossConfig) -> "type[DPOTrainer]":
-    """Return TRL's DPOTrainer for prepared pairs."""
+def pair_trainer(loss: LossConfig, *, moves: bool = False) -> "type[DPOTrainer]":
+    """Return TRL's DPOTrainer for prepared pairs; ``moves``: its ``reference`` is asked in the step, not the rows."""
     import torch
     from trl import DPOTrainer
 
     class PairTrainer(DPOTrainer):
         chosen_tokens = 1.0  # of the whole optimizer step, over all workers
         passes = 1  # forward passes of the optimizer step, over all workers
+        reference: MovingReference | None = None
 
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
         def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
             missing = {"ref_chosen_logps", "ref_rejected_logps"} - set(dataset.column_names)
-            assert not (missing and loss.has_reference), f"the {name} rows lack {missing}"
+            assert moves or not (missing and loss.has_reference), f"the {name} rows lack {missing}"
             return dataset
 
         def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -53,7 +55,10 @@ def pair_trainer(loss: LossConfig) -> "type[DPOTrainer]":
                 heard.append(model(**kwargs))
                 return heard[-1]
 
-            if not loss.has_reference:
+            if moves:
+                assert self.reference is not None, "the trainer's reference is set after it is made"
+                inputs = {**inputs, **self.reference.logprobs(inputs)}
+            elif not loss.has_reference:
                 none_P = torch.zeros(len(inputs["input_ids"]) // 2, device=inputs["input_ids"].device)
                 inputs = {**inputs, "ref_chosen_logps": none_P, "ref_rejected_logps": none_P}
             total = super()._compute_loss(listened, inputs, False)

@@ -109,16 +109,23 @@ def read_split(
     convert: Callable[[Mapping[str, Any]], tuple[dict[str, Any], int]],
     *,
     max_tokens: int,
+    where: str | None = None,
 ) -> Tokenized:
-    """Return one split of a table as ids.
+    """Return one split of a table as ids, or those of its rows that meet the SQL condition ``where``.
 
     Raises:
-        UserError: the table is missing, the split is empty, or all its rows are too long.
+        UserError: the table is missing, no row is left, all are too long, or the condition cannot be read.
     """
     from components.data import store
 
-    rows = store.read(table, where=f"split = '{split}'")
-    return tokenize(rows, convert, max_tokens=max_tokens, what=f"split '{split}' of {table}")
+    rows = store.read(table, where=split_condition(split, where))
+    what = f"split '{split}' of {table}" + (f" where {where}" if where else "")
+    return tokenize(rows, convert, max_tokens=max_tokens, what=what)
+
+
+def split_condition(split: str, where: str | None = None) -> str:
+    """Return the SQL condition that is met by the rows of a split that also meet ``where``."""
+    return f"split = '{split}'" + (f" and ({where})" if where else "")
 
 
 def read_sample(

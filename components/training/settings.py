@@ -86,7 +86,7 @@ class Recipe:
         """Return the recipe in a training workflow's configuration.
 
         Raises:
-            UserError: as the class; or the adapter does not go with the loss.
+            UserError: as the class; or the adapter does not go with the loss or its reference.
         """
         scores = "scoring" in type(config).model_fields  # a reference, for a loss that compares with it
         has_reference = scores and getattr(getattr(config, "loss", None), "has_reference", True)
@@ -96,6 +96,9 @@ class Recipe:
             max_tokens=config.max_tokens,
             has_reference=has_reference,
         )
+        reference = getattr(config, "reference", None)  # of a loss that can have one that moves
+        if reference is not None:
+            reference.check(config.loss, config.adapter, zero_stage=config.deepspeed.stage)  # type: ignore[attr-defined]
         return cls(config.adapter, config.optim, config.deepspeed, config.scale, config.save, config.seed)
 
     @property

@@ -3,7 +3,7 @@
 import pytest
 
 from components.config import UserError
-from components.training.rows import batch_order, read_rows, steps_of, tokenize, write_rows
+from components.training.rows import batch_order, read_rows, read_split, steps_of, tokenize, write_rows
 
 
 def convert(row):
@@ -55,3 +55,25 @@ def test_written_rows_read_back(tmp_path):
     path = write_rows(rows, tmp_path / "deep" / "rows.parquet")
     assert read_rows(path).to_list() == rows
     assert [found.name for found in (tmp_path / "deep").iterdir()] == ["rows.parquet"]
+
+
+def test_a_condition_chooses_among_the_rows_of_a_split(tmp_path):
+    import pyarrow as pa
+
+    from components.data import store
+
+    schema = pa.schema([("split", pa.string()), ("round", pa.int64()), ("tokens", pa.int64())])
+    known = [("train", None, 1), ("train", 1, 2), ("train", 2, 3), ("test", 2, 4)]
+    rows = [dict(zip(schema.names, row, strict=True)) for row in known]
+    table = store.overwrite(str(tmp_path), "t", rows, schema)
+
+    def read(where):
+        found = read_split(table, "train", lambda row: ({}, row["tokens"]), max_tokens=9, where=where)
+        return sorted(found.lengths)
+
+    assert read(None) == [1, 2, 3] and read("round = 2") == [3]
+    assert read("round = 2 or round is null") == [1, 3]  # of the split, whatever the condition is made of
+    with pytest.raises(UserError, match="where round = 7 has no rows"):
+        read("round = 7")
+    with pytest.raises(UserError, match="cannot select"):
+        read("ruond = 2")

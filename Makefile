@@ -1,5 +1,5 @@
 # make demo     installs, then runs the whole job on this machine
-# make test     installs, then runs the tests
+# make test     installs, then runs the tests; make test-all runs further cases, too
 # make serve    serves the model that the demo made, until Ctrl-C
 # make ui       shows every run in the MLflow UI
 HARDWARE ?= cpu
@@ -10,7 +10,7 @@ BIN      := .venv/bin
 # A set-up is repeated when pyproject.toml or the hardware changes.
 STAMP    := .venv/.setup-$(HARDWARE)
 
-.PHONY: setup demo test serve ui lint clean
+.PHONY: setup demo test test-all serve ui lint clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,10 @@ test: setup
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest
+
+# Everything, also the further cases that take minutes each.
+test-all: setup
+	RAYLIGN_EXHAUSTIVE=1 $(BIN)/python -m pytest
 
 serve: setup
 	$(BIN)/python -m workflows.serve workflows/configs/serve/demo.yaml storage=$(STORAGE) keep=true port=8000 \

@@ -87,6 +87,7 @@ def reward(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_rounds_learn_from_their_own_answers(reward: Path, policy: Path, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     yaml = YAML.replace("MODEL", str(policy)).replace("STORAGE", str(storage)).replace("REWARD", str(reward))

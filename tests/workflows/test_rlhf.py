@@ -147,6 +147,7 @@ def test_ppo_outlives_its_training_worker(ppo, undisturbed, tmp_path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 def test_ppo_goes_on_after_a_hard_kill(ppo, undisturbed, tiny_model_dir, tmp_path) -> None:
     storage, log = tmp_path / "artifacts", tmp_path / "log"

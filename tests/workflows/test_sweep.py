@@ -79,6 +79,7 @@ def test_a_failed_point_is_reported_and_the_best_of_the_others_goes_on(pipeline:
     assert ends == {"pages-1": "cached", "pages-2": "cached", "pages-3": "failed", "pages": "cached", "after": "cached"}
 
 
+@pytest.mark.exhaustive
 def test_a_sweep_that_may_not_lose_a_point_fails_and_blocks_what_follows(pipeline: list[str], tmp_path: Path) -> None:
     done = run_apart([*pipeline, "steps.pages.sweep.on_failure=fail"])
     assert done.returncode == 2  # the run that is not there is the user's fault

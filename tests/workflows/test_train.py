@@ -82,6 +82,7 @@ def test_from_demonstrations_to_an_aligned_model_through_a_hard_kill(storage, ti
     assert refused["code"] == 2 and "trained on a model with digest" in log.read_text()
 
 
+@pytest.mark.exhaustive
 def test_labelled_answers_align_a_model_without_pairs(tiny_model_dir, tmp_path):
     lines, log = tmp_path / "labels.jsonl", tmp_path / "log"
     answers = {True: "It joins path names [1].", False: "I don't know."}

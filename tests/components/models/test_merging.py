@@ -118,7 +118,7 @@ def test_merged_folder_is_bfloat16_with_the_chat_template(tiny_model_dir, adapte
 
     report = merge(tiny_model_dir, adapters["lora"][0], tmp_path / "merged", PROBES)
     assert 0 < report.rounded_kl < 1e-3
-    assert load_model(tmp_path / "merged").config.dtype == torch.bfloat16
+    assert load_model(tmp_path / "merged", "stored").config.dtype == torch.bfloat16
     assert ChatTemplate.from_folder(tmp_path / "merged").digest == ChatTemplate.from_folder(tiny_model_dir).digest
 
 

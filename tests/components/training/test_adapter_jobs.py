@@ -120,6 +120,7 @@ def test_adalora_killed_and_resumed_is_adalora_uninterrupted(uninterrupted, tiny
     assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
 
 
+@pytest.mark.exhaustive
 def test_two_workers_take_the_same_ranks_away(uninterrupted, tiny_model_dir, tmp_path):
     _, log = train_sft(tmp_path, tiny_model_dir, recipe(ADALORA, workers=2))
     folder, _, expected = uninterrupted
@@ -130,7 +131,9 @@ def test_two_workers_take_the_same_ranks_away(uninterrupted, tiny_model_dir, tmp
     }
 
 
-@pytest.mark.parametrize("name", ["dora", "loraplus", "rslora"])
+@pytest.mark.parametrize(
+    "name", ["loraplus", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("dora", "rslora"))]
+)
 def test_sharded_weights_give_the_same_losses(tiny_model_dir, tmp_path, name):
     losses = []
     for workers, stage in ((1, 2), (2, 3)):
@@ -154,7 +157,13 @@ def test_qlora_trains_with_preferences_and_starts_where_its_base_is(tiny_model_d
     assert AdapterBase.read(job.trained_folder(tmp_path)).quantization == "nf4"
 
 
-@pytest.mark.parametrize("adapter", [{"name": "longlora", "longlora": {"group_tokens": 8}}, {"name": "qlora"}, ADALORA])
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"name": "longlora", "longlora": {"group_tokens": 8}},
+        *(pytest.param(adapter, marks=pytest.mark.exhaustive) for adapter in ({"name": "qlora"}, ADALORA)),
+    ],
+)
 def test_rewards_are_learned_too(tiny_model_dir, tmp_path, adapter):
     from components.models.rewards import RewardInfo, RewardModel
 

@@ -52,6 +52,12 @@ def test_a_table_without_votes_or_losses_has_a_page_too(tmp_path: Path) -> None:
     assert _page(tmp_path, [], [], []).count("<svg") == 0
 
 
+def test_pairs_that_were_not_cleaned_have_a_page_that_does_not_say_what_cleaning_found(tmp_path: Path) -> None:
+    path = tmp_path / "data_card.html"
+    write_data_card(path, "Sampled", describe([pair("a", "x", "y")], [], [], "db#preferences@3", {}))
+    assert "contradicts" not in path.read_text() and "kept pairs have equal scores" in path.read_text()
+
+
 def test_every_reason_that_a_filter_gives_has_words_for_people() -> None:
     """The filters' sources and the words are two lists of the same reasons."""
     names = ("preference_files.py", "curation/row_filters.py", "curation/near.py", "curation/contamination.py")

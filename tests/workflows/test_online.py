@@ -88,12 +88,13 @@ def reward(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
+@pytest.mark.timeout(600)
 def test_two_rounds_learn_from_their_own_answers(reward: Path, policy: Path, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     yaml = YAML.replace("MODEL", str(policy)).replace("STORAGE", str(storage)).replace("REWARD", str(reward))
     command = pipeline_of(yaml, tmp_path)
     write_tables(storage, train=12, test=4)
-    done = run_apart(command)
+    done = run_apart(command, timeout_s=500)
     assert done.returncode == 0, done.stderr[-5000:]
     steps = ["sample-1", "train-1", "sample-2", "train-2", "report"]
     summary = json.loads((storage / "summary.json").read_text())["steps"]

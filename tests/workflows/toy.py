@@ -41,9 +41,9 @@ def pipeline_of(yaml: str, folder: Path) -> list[str]:
     return [sys.executable, "-m", "workflows.pipeline", str(file), f"storage={storage}"]
 
 
-def run_apart(command: list[str]) -> subprocess.CompletedProcess:
+def run_apart(command: list[str], timeout_s: float = 280) -> subprocess.CompletedProcess:
     """Run a command that is to start a Ray cluster of its own."""
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, env=clusterless())
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, env=clusterless())
 
 
 def clusterless() -> dict[str, str]:

@@ -8,15 +8,12 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from components.config import UserError
 from components.data import store
 from components.data.records import ONLINE_PREFERENCE, QUESTION, content_hash
 from components.data.verdicts import Judged
-
-if TYPE_CHECKING:
-    pass
 
 SOURCE = "online"
 _COLUMNS = ["prompt_id", "prompt", "kind", "split"]

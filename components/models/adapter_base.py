@@ -104,9 +104,9 @@ def check_served(adapter: Path, carrier: Carrier) -> AdapterBase:
     Raises:
         UserError: it was trained on another base or does not say on which, or is of a kind that engines do not carry.
     """
-    page = AdapterBase.read(adapter) if is_adapter(adapter) else None
     if not is_adapter(adapter):
         raise UserError(f"no adapter at {adapter}: expected a folder with adapter_config.json")
+    page = AdapterBase.read(adapter)
     if page is None:
         raise UserError(
             f"{adapter} does not say which model it was trained on ({FILE}), so it is not served on one: merge it"

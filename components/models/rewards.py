@@ -83,6 +83,14 @@ class RewardInfo:
         write_whole(folder / FILE, json.dumps(asdict(self), indent=2))
 
     @classmethod
+    def read_for(cls, folder: Path, template_digest: str) -> "RewardInfo":
+        """As ``read``; also refuses a reward model that was trained with another chat template than the model's."""
+        info = cls.read(folder)
+        if info.template_digest != template_digest:
+            raise UserError(f"the reward model {folder} was trained with another chat template than the model's")
+        return info
+
+    @classmethod
     def read(cls, folder: Path) -> "RewardInfo":
         """Return what a reward model's folder says of itself.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from components.config import UserError
 from components.models.adapter_base import Carrier
+from components.models.folder import write_whole
 from components.serving.adapter_files import fetch
 from components.serving.adapters import Adapter, Conflict, Shelf, Unknown
 from components.serving.errors import ApiError, from_exception
@@ -64,9 +65,7 @@ class HotSwap:
                 self.shelf.check(adapter)
                 if alias:
                     self.shelf.check_move(alias, adapter.version)
-                for address in (adapter.address, alias):
-                    if address in self._taken:
-                        raise Conflict(f"'{address}' is a name that the serve config declares: give another one")
+                self._check_free(adapter.address, alias)
                 await self._attach(adapter)
                 served = self.shelf.put(adapter)
                 if alias:
@@ -80,8 +79,7 @@ class HotSwap:
         async with self._changing:
             with _told():
                 self._carrying()
-                if request.alias in self._taken:
-                    raise Conflict(f"'{request.alias}' is a name that the serve config declares: give another one")
+                self._check_free(request.alias)
                 before = self.shelf.find(request.alias)
                 adapter = self.shelf.move(request.alias, request.version)
             self._remember()
@@ -115,6 +113,11 @@ class HotSwap:
             raise ApiError(404, message, code="no_adapters")
         return self._carrier
 
+    def _check_free(self, *addresses: str | None) -> None:
+        for address in addresses:
+            if address in self._taken:
+                raise Conflict(f"'{address}' is a name that the serve config declares: give another one")
+
     async def _attach(self, adapter: Adapter) -> None:
         try:
             problem = await self._engine.attach.remote(adapter.for_engine())
@@ -124,8 +127,6 @@ class HotSwap:
             raise UserError(f"the engine does not take {adapter.source}: {problem}")
 
     def _remember(self) -> None:
-        from components.models.folder import write_whole
-
         if self._memory:
             self._memory.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._memory, json.dumps(self.shelf.state()))

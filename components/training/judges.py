@@ -133,8 +133,7 @@ class Rewards:
 
         parts = [json.dumps(config.combine.model_dump())]
         for folder in config.rewards:
-            if RewardInfo.read(Path(folder)).template_digest != template.digest:
-                raise UserError(f"the reward model {folder} was trained with another chat template than the model's")
+            RewardInfo.read_for(Path(folder), template.digest)
             parts.append(digest(Path(folder)))
         return cls(list(config.rewards), policy, config.combine, config.scoring, content_hash(*parts))
 

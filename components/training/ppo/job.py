@@ -81,9 +81,7 @@ def check_rewards(rewards: Sequence[str], template: ChatTemplate) -> dict[str, A
     """
     marks = []
     for folder in rewards:
-        info = RewardInfo.read(Path(folder))
-        if info.template_digest != template.digest:
-            raise UserError(f"the reward model {folder} was trained with another chat template than the model's")
+        info = RewardInfo.read_for(Path(folder), template.digest)
         page = Path(folder) / "lineage.json"
         marks.append(json.loads(page.read_text())["lineage_id"] if page.is_file() else info.base_digest)
     return {"rewards": marks}

@@ -33,6 +33,11 @@ def compare(
     }
 
 
+def largest_gap(ours: Sequence[float], peer: Sequence[float]) -> float:
+    """Return how far two curves are apart at the step where they are furthest."""
+    return max(abs(a - b) for a, b in zip(ours, peer, strict=True))
+
+
 def _ratio(drawn: random.Random, ours: Sequence[float], peer: Sequence[float], paired: bool) -> float:
     """Return the ratio of a bootstrap sample."""
     if not paired:

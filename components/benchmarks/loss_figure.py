@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from components.benchmarks.compare import largest_gap
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -34,7 +36,7 @@ def loss_figure(losses: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figure"
             label = "ours" if side == "ours" else f"TRL {side.replace('_', ' ')}"
             axes.plot(range(1, len(own) + 1), own, label=label, **_STYLES[side])
         adapter, _, dtype = phase.partition("-")
-        gap = max(abs(a - b) for a, b in zip(sides["ours"], sides["tuned"], strict=True))
+        gap = largest_gap(sides["ours"], sides["tuned"])
         axes.set_title(f"{_TITLES[adapter]}, {dtype}: ours and TRL tuned at most {gap:.1g} apart", fontsize=9)
         axes.set_xlabel("optimizer step", fontsize=8)
         axes.set_ylabel("DPO loss", fontsize=8)

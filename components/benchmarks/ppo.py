@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from components.benchmarks import environment
 from components.benchmarks.compare import compare
-from components.benchmarks.processes import Arena, Outcome, Ran, Setting
-from components.config import Config, Field, UserError
+from components.benchmarks.processes import Arena, Outcome, Ran, Setting, Watched
+from components.config import Field, UserError
 from components.data.chat import ChatTemplate
 from components.models.adapters import AdapterConfig
 from components.tracking.run import read_curves
@@ -22,7 +22,7 @@ _WORDS = ("river", "garden", "letter", "window", "bridge", "summer", "engine", "
 _PHASES = ("generate", "logprobs", "score", "update", "sync", "update_forward", "update_backward", "update_step")
 
 
-class PpoTask(Config):
+class PpoTask(Watched):
     """What both sides do, over and over; every answer has the same length, whatever the model would say."""
 
     prompts: int = Field(16, ge=1, description="prompts of one iteration")
@@ -47,10 +47,6 @@ class PpoTask(Config):
     )
     warmup: int = Field(1, ge=1, description="first iterations, which do not count")
     iterations: int = Field(3, ge=1, description="iterations that count; their spread makes the intervals")
-    threads: int | None = Field(None, ge=1, description="cores of each side; none takes all")
-    memory_interval_s: float = Field(
-        5.0, gt=0, description="seconds between two looks at a side's memory; a look at 8 GB takes 0.15 s of a core"
-    )
 
     def check(self) -> None:
         """Refuse a batch that does not divide.

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from components.benchmarks.compare import compare
+from components.benchmarks.compare import compare, largest_gap
 from components.benchmarks.preference_pairs import Pairs, make_pairs
-from components.benchmarks.processes import Outcome, Ran, Setting
-from components.config import Config, Field, UserError
+from components.benchmarks.processes import Outcome, Ran, Setting, Watched
+from components.config import Field, UserError
 from components.models.adapters import AdapterConfig
 from components.tracking.run import read_curves
 
@@ -32,7 +32,7 @@ _BETA = 0.1
 _LEARNING_RATES = {"none": 5e-6, "lora": 1e-4}
 
 
-class PreferenceTask(Config):
+class PreferenceTask(Watched):
     """What all sides do: one pass over pairs that are drawn from a file."""
 
     pairs: str = Field(
@@ -54,10 +54,6 @@ class PreferenceTask(Config):
     steps: int = Field(6, ge=1, description="steps that count; their spread makes the intervals")
     parity_steps: int = Field(5, ge=0, description="steps in float32 on short pairs, if dtype is another; 0: none")
     parity_tokens: int = Field(128, ge=8, description="longest side of the pairs in those steps")
-    threads: int | None = Field(None, ge=1, description="cores of each side; none takes all")
-    memory_interval_s: float = Field(
-        5.0, gt=0, description="seconds between two looks at a side's memory; a look at 8 GB takes 0.15 s of a core"
-    )
 
     def check(self) -> None:
         """Refuse what does not divide or cannot be compared.
@@ -256,7 +252,7 @@ def figures(task: PreferenceTask, found: Mapping[str, Sides], dtype: str) -> dic
 
 def loss_gap(sides: Sides) -> float:
     """Return how far our loss is from that of TRL tuned, at the step where it is furthest."""
-    return max(abs(a - b) for a, b in zip(sides["ours"].losses, sides["tuned"].losses, strict=True))
+    return largest_gap(sides["ours"].losses, sides["tuned"].losses)
 
 
 def page(found: Mapping[str, Sides]) -> str:

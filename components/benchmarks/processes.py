@@ -11,12 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from components.config import CPU_ENV
+from components.config import CPU_ENV, Config, Field
 from components.progress import progress
 
 _POLL_S, _STOP_S = 0.2, 60.0
 _PROGRESS = re.compile(r"progress (\d+)/(\d+) (iterations|steps)")
 _PRIVATE = ("RAY_", "PYTHON", "MALLOC_")  # of this process, not of a side's
+
+
+class Watched(Config):
+    """How a task's sides are run and watched."""
+
+    threads: int | None = Field(None, ge=1, description="cores of each side; none takes all")
+    memory_interval_s: float = Field(
+        5.0, gt=0, description="seconds between two looks at a side's memory; a look at 8 GB takes 0.15 s of a core"
+    )
 
 
 class Memory(Protocol):

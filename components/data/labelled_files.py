@@ -6,8 +6,9 @@ from typing import Any
 
 from components.config import UserError
 from components.data import records, store
-from components.data.preference_files import file_rows, parse_pair
+from components.data.preference_files import parse_pair
 from components.data.records import content_hash
+from components.data.row_files import file_rows
 from components.data.split import split_of
 
 _LABELS = {True: True, False: False, "true": True, "false": False, "good": True, "bad": False}

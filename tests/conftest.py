@@ -1,6 +1,7 @@
 """Real parts at a small size: a tiny Llama with a chat template, one Ray cluster, a real MLflow store."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -98,17 +99,30 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def tmp_storage(tmp_path: Path) -> Path:
-    """An empty storage folder."""
+def tmp_storage(tmp_path: Path, mlflow_database: Path) -> Path:
+    """A storage folder of one test's own, empty but for MLflow's database."""
     folder = tmp_path / "storage"
     folder.mkdir()
+    shutil.copy(mlflow_database, folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def mlflow_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A storage folder whose MLflow database exists already: making one takes seconds."""
-    return tmp_path_factory.mktemp("mlflow")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without a run: making one takes seconds, copying it does not."""
+    from components.tracking.run import find_result
+
+    folder = tmp_path_factory.mktemp("database")
+    assert find_result(folder, "raylign", "none", "none") is None
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def mlflow_storage(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Path:
+    """A storage folder that tests share."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(mlflow_database, folder)
+    return folder
 
 
 @pytest.fixture

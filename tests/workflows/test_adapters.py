@@ -1,6 +1,7 @@
 """The life of an adapter by its command lines: trained on a 4-bit base, merged both ways, registered, refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.workflows import warm
 from tests.workflows.toy import write_tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,8 +22,10 @@ def _run(workflow: str, *arguments: str) -> tuple[int, dict[str, Any], str]:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def storage(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Path:
     folder = tmp_path_factory.mktemp("adapters") / "artifacts"
+    folder.mkdir()
+    shutil.copy(mlflow_database, folder)
     write_tables(folder, train=12)
     return folder
 
@@ -71,7 +75,7 @@ def test_it_is_registered_with_its_bases_digest_and_on_no_other(
     from components.tracking.run import _client, resolve_registered, tracking_uri
 
     place = (f"storage={storage}", f"adapter={qlora['outputs']['adapter']}", f"model={tiny_model_dir}")
-    code, line, errors = _run("promote", *place, "name=cites", "alias=best")
+    code, line, errors = warm.ask("promote", *place, "name=cites", "alias=best")
     assert code == 0, errors
     assert (
         line["outputs"]["adapter"] == qlora["outputs"]["adapter"] == resolve_registered(storage, "models:/cites@best")
@@ -79,14 +83,14 @@ def test_it_is_registered_with_its_bases_digest_and_on_no_other(
     tags = _client(tracking_uri(storage)).get_model_version_by_alias("cites", "best").tags
     assert tags["base_digest"] == digest(tiny_model_dir) and tags["base"] == str(tiny_model_dir)
     assert (tags["adapter"], tags["base_quantization"]) == ("qlora", "nf4") and len(tags["lineage_id"]) == 64
-    code, line, _ = _run("promote", *place)
+    code, line, _ = warm.ask("promote", *place)
     assert code == 2 and "give the adapter a name of its own" in line["outputs"]["error"]
     other = tmp_path / "other"
     other.mkdir()
     for path in tiny_model_dir.iterdir():
         (other / path.name).write_bytes(path.read_bytes())
     (other / "special.json").write_text("{}")  # another file, another model
-    code, line, _ = _run("promote", f"storage={storage}", place[1], f"model={other}", "name=cites")
+    code, line, _ = warm.ask("promote", f"storage={storage}", place[1], f"model={other}", "name=cites")
     assert code == 2
     assert "was trained on a model with digest" in line["outputs"]["error"] and str(other) in line["outputs"]["error"]
 
@@ -107,7 +111,7 @@ def test_what_cannot_be_done_is_refused_before_anything_starts(
     given = [argument.format(table=table) for argument in arguments]
     if workflow != "train_ppo":
         given.append(f"preferences={table}")
-    code, line, errors = _run(
+    code, line, errors = warm.ask(
         workflow, f"storage={storage}", f"model={tiny_model_dir}", *given, *(["--plan"] if plan else [])
     )
     assert code == 2 and says in line["outputs"]["error"] and "Traceback" not in errors

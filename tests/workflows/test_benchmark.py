@@ -21,6 +21,7 @@ from components.config import CPU_ENV, UserError, load
 from components.data.chat import ChatTemplate
 from components.orchestration.entry import _split
 from components.orchestration.memory import PeakMemory
+from tests.workflows import warm
 from workflows.benchmark import Benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,8 +51,8 @@ def _run(*arguments: str, timeout_s: int = 120) -> tuple[int, dict, str]:
         (("preference", "batch_size=6", "micro_batch_size=4"), "batch_size 6 is not a multiple of micro_batch_size 4"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_exit_2(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
-    code, line, errors = _run(*arguments, f"storage={tmp_path}")
+def test_wrong_input_is_one_sentence_and_exit_2(arguments: tuple[str, ...], words: str, tmp_storage: Path) -> None:
+    code, line, errors = warm.ask("benchmark", *arguments, f"storage={tmp_storage}")
     assert (code, line["status"]) == (2, "invalid")
     assert words in line["outputs"]["error"]
     assert "Traceback" not in errors

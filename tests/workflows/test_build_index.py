@@ -9,6 +9,7 @@ import pytest
 
 from components.data import store
 from components.tracking.lineage import read_lineage
+from tests.workflows import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,12 +61,14 @@ def test_a_folder_is_indexed_and_indexing_it_again_embeds_nothing(tmp_path: Path
         ([], "'source' is required"),
     ],
 )
-def test_wrong_input_gets_one_sentence_and_exit_2(tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_wrong_input_gets_one_sentence_and_exit_2(
+    tmp_path: Path, tmp_storage: Path, arguments: list[str], says: str
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text"\n')
     filled = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
-    code, line, log = _run(*filled, f"storage={tmp_path}/storage")
+    code, line, log = warm.ask("build_index", *filled, f"storage={tmp_storage}")
     assert code == 2, log
     assert line["status"] == "invalid" and says in line["outputs"]["error"]
     assert says in log and "Traceback" not in log
-    assert not (tmp_path / "storage" / "lancedb").exists()
+    assert not (tmp_storage / "lancedb").exists()

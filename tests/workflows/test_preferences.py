@@ -12,6 +12,7 @@ from components.data import records, store
 from components.data.judge import judge
 from components.data.records import Question
 from tests.components.data.corpora import passages
+from tests.workflows import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = [
@@ -181,18 +182,20 @@ def test_own_files_are_cleaned_mixed_and_described(tmp_path: Path) -> None:
         (["file={tmp}/empty.jsonl", "file_test_shar=0.1"], "did you mean 'file_test_share'"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, tmp_storage: Path, arguments: list[str], says: str
+) -> None:
     (tmp_path / "broken.jsonl").write_text(
         '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "b"}\n'
     )
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "good.jsonl").write_text('{"prompt": "a", "chosen": "bbbb", "rejected": "c"}')
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
-    code, line, log = _run("build_preferences", *filled, f"storage={tmp_path}/st")
+    code, line, log = warm.ask("build_preferences", *filled, f"storage={tmp_storage}")
     assert (code, line["status"]) == (2, "invalid"), log
     assert says in line["outputs"]["error"] and "Traceback" not in log
 
 
-def test_evaluating_nothing_is_refused(tmp_path: Path, tiny_model_dir: Path) -> None:
-    code, line, _ = _run("evaluate", f"model={tiny_model_dir}", f"storage={tmp_path}")
+def test_evaluating_nothing_is_refused(tmp_storage: Path, tiny_model_dir: Path) -> None:
+    code, line, _ = warm.ask("evaluate", f"model={tiny_model_dir}", f"storage={tmp_storage}")
     assert code == 2 and "give questions, preferences or both" in line["outputs"]["error"]

@@ -1,6 +1,7 @@
 """Quantize and promote by their command lines, on a tiny model: outputs, refusals, exit codes, lineage."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +9,16 @@ from typing import Any
 
 import pytest
 
+from tests.workflows import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("storage")
+def storage(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Path:
+    folder = tmp_path_factory.mktemp("storage")
+    shutil.copy(mlflow_database, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +122,14 @@ def test_wrong_input_is_one_sentence_and_exit_2(
     argument: str, words: str, storage: Path, demonstrations: str, tiny_model_dir: Path
 ) -> None:
     arguments = (f"storage={storage}", f"model={tiny_model_dir}", f"evaluation={demonstrations}", argument)
-    code, line, errors = _run("quantize", *arguments)
+    code, line, errors = warm.ask("quantize", *arguments)
     assert (code, line["status"]) == (2, "invalid")
     assert words in line["outputs"]["error"]
     assert "Traceback" not in errors
 
 
 def _promote(storage: Path, model: str, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    return _run("promote", f"storage={storage}", f"model={model}", *arguments)
+    return warm.ask("promote", f"storage={storage}", f"model={model}", *arguments)
 
 
 def test_the_alias_moves_to_what_is_served(quantized: dict[str, Any], storage: Path, tiny_model_dir: Path) -> None:

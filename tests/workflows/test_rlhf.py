@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from components.data import store
 from components.data.records import PREFERENCE
 from components.tracking.run import read_curves
+from tests.workflows import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 REWARD = [
@@ -51,9 +53,11 @@ def finish(process: subprocess.Popen) -> dict:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory) -> Path:
+def storage(tmp_path_factory, mlflow_database) -> Path:
     """Forty pairs in which the answer that names a file wins; ten are held out."""
     folder = tmp_path_factory.mktemp("rlhf") / "artifacts"
+    folder.mkdir()
+    shutil.copy(mlflow_database, folder)
     pairs = []
     for number in range(40):
         common = {
@@ -197,10 +201,9 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen, log: Path) -
         (["kl.coeficient=1"], "did you mean 'coefficient'"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_exit_2(storage, rewarded, tiny_model_dir, tmp_path, change, says) -> None:
+def test_wrong_input_is_one_sentence_and_exit_2(storage, rewarded, tiny_model_dir, change, says) -> None:
     given = [f"model={tiny_model_dir}", f"prompts={storage}/lancedb#preferences"]
     given += [f"rewards=[{rewarded['outputs']['reward']}]"]
-    log = tmp_path / "log"
     changed = [text.format(model=tiny_model_dir) for text in change]
-    ended = finish(start("train_ppo", f"storage={storage}", *given, *changed, log=log))
-    assert ended["code"] == 2 and says in log.read_text() and "Traceback" not in log.read_text()
+    code, _, log = warm.ask("train_ppo", f"storage={storage}", *given, *changed)
+    assert code == 2 and says in log and "Traceback" not in log

@@ -11,6 +11,7 @@ import pytest
 
 from components.data import store
 from components.data.solutions import final_answer
+from tests.workflows import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "workflows/configs/build_steps/gsm8k.yaml")
@@ -84,13 +85,15 @@ def test_reference_answers_give_steps_only(tmp_path: Path) -> None:
         (["file={tmp}/broken.jsonl", "spoild=1"], "did you mean 'spoiled'"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, tmp_storage: Path, arguments: list[str], says: str
+) -> None:
     _write(tmp_path / "broken.jsonl", [_problem(3), {"question": "q"}])
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
-    code, line, log = _run(*filled, f"storage={tmp_path}/st")
+    code, line, log = warm.ask("build_steps", *filled, f"storage={tmp_storage}")
     assert (code, line["status"]) == (2, "invalid"), log
     assert says in line["outputs"]["error"] and "Traceback" not in log
-    assert not (tmp_path / "st" / "lancedb").exists()
+    assert not (tmp_storage / "lancedb").exists()
 
 
 def test_the_plan_says_what_the_file_holds(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Training by its command line: demonstrations to a model, pairs to an aligned one, a hard kill in the middle of it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from components.data import store
 from components.data.records import PREFERENCE
+from tests.workflows import warm
 from tests.workflows.toy import write_tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,8 +32,10 @@ def finish(process: subprocess.Popen) -> dict:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory) -> Path:
+def storage(tmp_path_factory, mlflow_database) -> Path:
     folder = tmp_path_factory.mktemp("training") / "artifacts"
+    folder.mkdir()
+    shutil.copy(mlflow_database, folder)
     write_tables(folder, train=30, test=10)
     return folder
 
@@ -130,18 +134,16 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen, log: Path) -
         ({"optim.learning_rat": "1"}, "did you mean 'learning_rate'"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_exit_2(storage, tiny_model_dir, tmp_path, change, says):
+def test_wrong_input_is_one_sentence_and_exit_2(storage, tiny_model_dir, change, says):
     values = {"model": str(tiny_model_dir), "demonstrations": "{storage}/lancedb#demonstrations", **change}
     arguments = [f"{key}={value.format(storage=storage)}" for key, value in values.items()]
-    log = tmp_path / "log"
-    ended = finish(start("train_sft", f"storage={storage}", "ray.num_cpus=1", *arguments, log=log))
-    assert ended["code"] == 2 and says in log.read_text() and "Traceback" not in log.read_text()
+    code, _, log = warm.ask("train_sft", f"storage={storage}", "ray.num_cpus=1", *arguments)
+    assert code == 2 and says in log and "Traceback" not in log
 
 
-def test_empty_training_split_is_the_users_to_know(storage, tiny_model_dir, tmp_path):
+def test_empty_training_split_is_the_users_to_know(storage, tiny_model_dir):
     rows = store.read(f"{storage}/lancedb#preferences", where="split = 'test'")
     store.write(str(storage / "lancedb"), "only_test", rows, schema=PREFERENCE, key="pair_id")
-    log = tmp_path / "log"
     arguments = [f"model={tiny_model_dir}", f"preferences={storage}/lancedb#only_test"]
-    ended = finish(start("train_dpo", f"storage={storage}", *arguments, log=log))
-    assert ended["code"] == 2 and "has no rows" in log.read_text()
+    code, _, log = warm.ask("train_dpo", f"storage={storage}", *arguments)
+    assert code == 2 and "has no rows" in log

@@ -1,0 +1,43 @@
+"""What a workflow says to wrong input, from a process forked from one that has done the imports: 1 s in place of 8.
+
+For runs that end before they start a cluster or read a table: neither Ray nor LanceDB may be forked.
+"""
+
+import io
+import json
+import multiprocessing
+import os
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+_IMPORTS = ["mlflow", "mlflow.store.tracking.sqlalchemy_store", "pandas", "pyarrow", "torch", "transformers"]
+_FORKS = multiprocessing.get_context("forkserver")
+
+
+def ask(workflow: str, *arguments: str, timeout_s: float = 120) -> tuple[int, dict, str]:
+    """Return exit code, JSON line and log of ``python -m workflows.<workflow> arguments``."""
+    _FORKS.set_forkserver_preload(_IMPORTS)  # heeded by the first call alone, which starts the server
+    with tempfile.TemporaryDirectory() as folder:
+        said, logged = Path(folder) / "stdout", Path(folder) / "stderr"
+        process = _FORKS.Process(target=_run, args=(workflow, arguments, dict(os.environ), said, logged))
+        process.start()
+        process.join(timeout_s)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise TimeoutError(f"{workflow} {arguments} ran for more than {timeout_s} s: {logged.read_text()[-2000:]}")
+        return process.exitcode, json.loads(said.read_text().splitlines()[-1]), logged.read_text()
+
+
+def _run(workflow: str, arguments: tuple[str, ...], environment: dict[str, str], said: Path, logged: Path) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    for number, path in ((1, said), (2, logged)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(number, "wb"), write_through=True) for number in (1, 2))
+    sys.argv = [workflow, *arguments]
+    runpy.run_module(f"workflows.{workflow}", run_name="__main__", alter_sys=True)

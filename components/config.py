@@ -71,13 +71,18 @@ class RayConfig(Config):
     address: str | None = Field(None, description="address of a running cluster; none starts a local one")
     num_cpus: int | None = Field(None, ge=1, description="CPUs of a local cluster; none takes what size says")
     size: str | None = Field(None, description="file with a local cluster's size, such as clusters/laptop.yaml")
+    wait_for: dict[str, float] = Field(
+        {}, description="what the cluster must have before work starts, as {GPU: 8}; an autoscaled one is asked for it"
+    )
+    wait_s: float = Field(900.0, gt=0, description="how long a running cluster may take to have it, in seconds")
 
 
 class WorkflowConfig(Config):
     """What every workflow's configuration has."""
 
     storage: Annotated[str, Unkeyed()] = Field(
-        "artifacts", description="folder that holds the tables, models, runs and caches"
+        "artifacts",
+        description="folder, or address in an object store (s3://…, gs://…), of the tables, models, runs and caches",
     )
     experiment: Annotated[str, Unkeyed()] = Field("raylign", description="MLflow experiment of the run")
     seed: int = Field(0, ge=0, description="seed of everything random in the workflow")

@@ -82,7 +82,7 @@ def test_plan_starts_nothing(path: Path, tmp_path: Path) -> None:
     assert not storage.exists()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "clusters").glob("*.yaml")), ids=lambda path: path.name)
-def test_a_local_clusters_size_is_valid(path: Path) -> None:
+def test_a_local_clusters_size_is_valid() -> None:
+    path = ROOT / "clusters" / "laptop.yaml"
     assert local_size(RayConfig(size=str(path))).object_store_gib
     assert local_size(RayConfig(size=str(path), num_cpus=3)).num_cpus == 3

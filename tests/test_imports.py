@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = {
     "config": set(),
     "progress": set(),
+    "storage": set(),
     "data": set(),
     "models": set(),
     "tracking": set(),
@@ -23,7 +24,7 @@ ALLOWED = {
     "orchestration": {"tracking"},
     "benchmarks": {"data", "models", "tracking", "training"},
 }
-EVERYONE = {"config", "progress"}
+EVERYONE = {"config", "progress", "storage"}
 DOORS = {
     "lancedb": "components/data/store.py",
     "mlflow": "components/tracking/run.py",

@@ -68,7 +68,7 @@ def draw(config: BuildPreferences, run: "Run", asked: list) -> dict[str, list[st
     template = ChatTemplate.from_folder(model)
     prompts = [{"prompt_id": q.prompt_id, "prompt_ids": template.prompt_ids(q.prompt)} for q in asked]
     answers: dict[str, list[str]] = {}
-    with ray_session(config.ray):
+    with ray_session(config.ray, config.storage):
         for reply in engine.sample(prompts, model, config.sampling, config.engine, seed=config.seed):
             answers.setdefault(reply["prompt_id"], []).append(reply["text"])
     return answers

@@ -49,7 +49,7 @@ def main(config: SamplePreferences, run: "Run") -> "Result":
     policy = sources.digest(model, run.cache)
     drawn = generations.sampling_page(config.sampling.model_dump(), config.seed)
     generation = generations.Generation(config.round, policy, drawn, config.judge.name, judge.digest)
-    with ray_session(config.ray):
+    with ray_session(config.ray, config.storage):
         seed = config.seed * 1_009 + config.round
         answers = own_answers.draw(rows, template, model, config.sampling, config.engine, seed)
         judged, figures = judge(rows, [[answer.text for answer in own] for own in answers])

@@ -47,7 +47,7 @@ def main(config: TrainDpo, run: "Run") -> "Result":
     kept = None if config.reference.moves else reference.Cache(f"{config.storage}/lancedb", which, config.scoring)
     facts: dict[str, Any] = {"base_digest": digest, "template_digest": template.digest, "table": table}
     payload = {"loss": loss.model_dump(), "reference": config.reference.model_dump()}
-    with ray_session(config.ray):
+    with ray_session(config.ray, config.storage):
         training, evaluation, _ = preference_rows.prepare(data, loss, kept.look_up if kept else None, **limits)
         figures = job.train(
             preference.preference_loop,

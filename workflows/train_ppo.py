@@ -45,7 +45,7 @@ def main(config: TrainPpo, run: "Run") -> "Result":
     facts |= job.check_rewards(config.rewards, template)
     for folder in config.rewards if config.adapter.name != "none" else []:
         check_on_trunk(Path(folder), digest)
-    with ray_session(config.ray):
+    with ray_session(config.ray, config.storage):
         figures = job.train(config, run, model, data, facts)
     outputs = job.publish(config, run, model, data, facts)
     return Result(outputs, {**figures, **data.figures})

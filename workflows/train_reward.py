@@ -44,7 +44,7 @@ def main(config: TrainReward, run: "Run") -> "Result":
     data = reward_rows.read(config.preferences, config.steps, template, run, how=how)
     digest, heads = sources.digest(model, run.cache), config.loss.heads
     facts: dict[str, Any] = {"base_digest": digest, "template_digest": template.digest, "table": data.table}
-    with ray_session(config.ray):
+    with ray_session(config.ray, config.storage):
         figures = job.train(
             reward.reward_loop,
             recipe,

@@ -41,7 +41,7 @@ def main(config: TrainSft, run: "Run") -> "Result":
         "template_digest": template.digest,
         "table": table,
     }
-    with ray_session(config.ray):
+    with ray_session(config.ray, config.storage):
         figures = job.train(
             sft.sft_loop,
             recipe,

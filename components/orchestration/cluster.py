@@ -52,9 +52,18 @@ def local_size(config: RayConfig) -> ClusterSize:
 
 
 @contextlib.contextmanager
-def ray_session(config: RayConfig) -> Iterator[None]:
-    """Connect to the job's cluster, else to ``config.address``, else start a local one; leave none behind."""
+def ray_session(config: RayConfig, storage: str | None = None) -> Iterator[None]:
+    """Connect to the job's cluster, else to ``config.address``, else start a local one; leave none behind.
+
+    Args:
+        storage: what every node must be able to read and write.
+
+    Raises:
+        UserError: a node does not see the storage, or the cluster does not have what ``config.wait_for`` says.
+    """
     import ray
+
+    from components.orchestration import nodes
 
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     known = job.get("runtime_env", {}).get("env_vars", {})  # to set one of these again is an error
@@ -69,6 +78,10 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         store = int(size.object_store_gib * 2**30) if size.object_store_gib else None
         ray.init(num_cpus=size.num_cpus, object_store_memory=store, include_dashboard=False, runtime_env=env)
     try:
+        grows = bool(job or config.address or "RAY_ADDRESS" in os.environ)
+        nodes.await_resources(config.wait_for, config.wait_s if grows else 0.0)
+        if storage is not None:
+            nodes.check_shared(storage)
         yield
     finally:
         ray.shutdown()

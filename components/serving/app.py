@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components import storage as place
 from components.config import UserError
 from components.serving.ingress import ServingPlan
 from components.serving.settings import EngineOptions, SearchOptions, ServedName
@@ -22,7 +23,7 @@ def make_plan(
     model: str,
     names: Sequence[ServedName],
     engine: EngineOptions,
-    storage: Path,
+    storage: str | Path,
     index: str | None = None,
     embedder: str | None = None,
     keys: str | None = None,
@@ -49,7 +50,8 @@ def make_plan(
         raise UserError("an index is searched with the embedder that made it: give it with embedder=…")
     digests = key_digests(keys)
     admins = key_digests(admin_keys, "admin_keys")
-    cache = storage / "cache"
+    home = place.folder(str(storage))
+    cache = home / "cache"
     folder = resolve(model, cache)
     pinned = pin(index) if index else None
     embedder_folder = resolve(embedder, cache) if embedder else None
@@ -59,7 +61,7 @@ def make_plan(
     carrier, declared = None, Declared(names)
     if engine.adapters.at_once:
         carrier = carrier_of(folder, model_digest, engine.adapters)
-        declared = fetch_declared(names, carrier, storage)
+        declared = fetch_declared(names, carrier, home)
     pages = {name.name: served_lineage(name, folder, model_digest, pinned, embedder_digest) for name in names}
     for name, adapter in declared.answering():
         pages[name] = with_adapter(pages[name], name, adapter)
@@ -67,14 +69,14 @@ def make_plan(
         model=str(folder),
         names=declared.names,
         engine=engine,
-        feedback_uri=str(storage / "lancedb"),
+        feedback_uri=f"{storage}/lancedb",
         index=pinned,
         embedder=str(embedder_folder) if embedder_folder else None,
         key_digests=digests,
         admin_digests=admins,
         lineage=pages,
         plain_lineage=plain,
-        storage=str(storage),
+        storage=str(home),
         carrier=carrier,
         adapters=declared.adapters,
         aliases=declared.aliases,
@@ -136,7 +138,7 @@ def build(plan: ServingPlan) -> Any:
     from components.serving.search import SearchServer
 
     resources = ray.cluster_resources()
-    on_gpu = resources.get("GPU", 0) >= 1
+    on_gpu = resources.get("GPU", 0) >= 1 if plan.engine.gpu is None else plan.engine.gpu
     check_fits(plan, resources, on_gpu)
     with _logging_kept():
         from components.serving.engines import engine_deployment
@@ -172,6 +174,8 @@ def check_fits(plan: ServingPlan, resources: Mapping[str, float], on_gpu: bool) 
     if on_gpu:
         needed = {"CPU": needed["CPU"] * plan.engine.tensor_parallel}
         needed["GPU"] = plan.engine.replicas * plan.engine.tensor_parallel
+    if plan.engine.gpu:  # a pool may bring them yet
+        needed = {}
     for kind, count in needed.items():
         if count > resources.get(kind, 0):
             raise UserError(

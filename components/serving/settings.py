@@ -31,6 +31,9 @@ class EngineOptions(Config):
     max_queued: int = Field(64, ge=1, description="requests that may wait before new ones get 429")
     retry_after_s: int = Field(3, ge=1, description="seconds that a refused client is told to wait")
     kv_cache_gib: int = Field(1, ge=1, description="key-value cache of a CPU engine, in GiB")
+    gpu: bool | None = Field(
+        None, description="run on GPUs; none: if the cluster has one by then; true also waits for a pool to bring one"
+    )
     threads: int | None = Field(None, ge=1, description="threads of a CPU engine; none takes all its machine has")
     cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a replica")
     gpu_memory_share: float = Field(0.85, gt=0, le=1, description="share of a GPU's memory to take")

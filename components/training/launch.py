@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ def launch(
 
     cores = worker_cores(scale)
     folder = run_dir / FOLDER
-    resume_from = checkpoints.prepare(folder, {**identity, "workers": str(scale.workers)})
+    resume_from = checkpoints.prepare(folder, {**identity, "workers": str(scale.workers)}, payload["run"].storage)
     if resume_from:
         logger.info("going on from %s", resume_from)
     payload = {**payload, "checkpoints": str(folder), "threads": cores}
@@ -48,6 +48,7 @@ def launch(
         scaling_config=ScalingConfig(
             num_workers=scale.workers,
             use_gpu=scale.gpu,
+            placement_strategy=scale.placement,
             resources_per_worker={"CPU": cores, **({"GPU": 1} if scale.gpu else {})},
         ),
         run_config=RunConfig(
@@ -73,17 +74,36 @@ def worker_cores(scale: ScaleConfig) -> int:
     """
     import ray
 
-    resources = ray.cluster_resources()
-    total = int(resources.get("CPU", 0))
-    cores = scale.cpus_per_worker or max(1, total // scale.workers)
-    if cores * scale.workers > total:
-        raise UserError(f"{scale.workers} workers of {cores} cores need more than the cluster's {total} cores")
-    if scale.gpu and resources.get("GPU", 0) < scale.workers:
+    return share_cores([node["Resources"] for node in ray.nodes() if node["Alive"]], scale)
+
+
+def share_cores(nodes: Sequence[Mapping[str, float]], scale: ScaleConfig) -> int:
+    """Return the cores of each worker on nodes with these resources; a worker lies on one node, whole.
+
+    Raises:
+        UserError: as ``worker_cores``.
+    """
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    if scale.gpu and gpus < scale.workers:
         raise UserError(
-            f"scale.workers={scale.workers} with scale.gpu need as many GPUs, the cluster has "
-            f"{int(resources.get('GPU', 0))}: set scale.gpu=false or fewer workers"
+            f"scale.workers={scale.workers} with scale.gpu need as many GPUs, the cluster has {gpus}: set "
+            f"scale.gpu=false or fewer workers, or ray.wait_for.GPU={scale.workers} where a pool can bring them"
         )
-    return cores
+    fit = [node for node in nodes if node.get("GPU", 0) >= 1] if scale.gpu else list(nodes)
+    total = sum(int(node.get("CPU", 0)) for node in fit)
+
+    def places(cores: int) -> int:
+        by_cpu = [int(node.get("CPU", 0)) // cores for node in fit]
+        return sum(min(n, int(node["GPU"])) if scale.gpu else n for n, node in zip(by_cpu, fit, strict=True))
+
+    share = range(max(1, total // scale.workers), 0, -1)
+    wanted = [scale.cpus_per_worker] if scale.cpus_per_worker else list(share)
+    for cores in wanted:
+        if places(cores) >= scale.workers:
+            return cores
+    raise UserError(
+        f"{scale.workers} workers of {wanted[-1]} cores need more than the cluster's {total} cores on {len(fit)} hosts"
+    )
 
 
 def worker_env(cores: int, gpu: bool) -> dict[str, str]:

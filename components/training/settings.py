@@ -15,6 +15,9 @@ class ScaleConfig(Config):
     workers: int = Field(1, ge=1, description="Ray Train workers, one model shard or replica each")
     cpus_per_worker: int | None = Field(None, ge=1, description="cores of a worker; none shares out the cluster's")
     gpu: bool = Field(False, description="give each worker a GPU")
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        "PACK", description="workers on as few hosts as they fit on, or on many; STRICT_ waits until it is just so"
+    )
     max_failures: int = Field(2, ge=0, description="how often dead workers are replaced, from the last checkpoint")
 
 

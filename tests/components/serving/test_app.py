@@ -111,6 +111,7 @@ def test_what_would_wait_for_ever_is_refused(plan, tiny_model_dir, tmp_path, mon
         check_fits(fitting(cpus=3, replicas=2), {"CPU": 2.0}, on_gpu=False)
     with pytest.raises(UserError, match="asks for 2 GPUs and the cluster has 1"):
         check_fits(fitting(tensor_parallel=2), {"CPU": 8.0, "GPU": 1.0}, on_gpu=True)
+    check_fits(fitting(tensor_parallel=2, gpu=True), {"CPU": 0.0}, on_gpu=True)  # an autoscaled pool brings them
     fp8 = tmp_path / "fp8"
     shutil.copytree(tiny_model_dir, fp8)
     config = json.loads((fp8 / "config.json").read_text())

@@ -1,0 +1,111 @@
+"""What a cluster's nodes must have before work starts: resources that a pool brings, and one storage for all."""
+
+import logging
+import math
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components import storage as place
+from components.config import UserError
+
+_POLL_S, _PROBE_TIMEOUT_S = 2.0, 120.0
+logger = logging.getLogger(__name__)
+
+
+def await_resources(wanted: Mapping[str, float], timeout_s: float) -> None:
+    """Ask the connected cluster for resources and wait until its nodes have them; at most ``timeout_s``.
+
+    The request is withdrawn in the end: a pool shrinks again when nothing has used its nodes for as long as its own
+    file says.
+
+    Raises:
+        UserError: the cluster has not come to have them.
+    """
+    import ray
+    from ray.autoscaler.sdk import request_resources
+
+    if not wanted:
+        return
+    deadline, said = time.monotonic() + timeout_s, False
+    try:
+        while missing := lacking(wanted, ray.cluster_resources()):
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"the cluster has {missing} after {timeout_s:.0f} s: lower ray.wait_for, raise ray.wait_s, or let "
+                    "its pools grow larger (max_workers in its file)"
+                )
+            if not said:
+                logger.info("waiting up to %.0f s for the cluster, which has %s", timeout_s, missing)
+                request_resources(bundles=as_bundles(wanted))
+                said = True
+            time.sleep(_POLL_S)
+    finally:
+        if said:
+            request_resources(bundles=[])
+
+
+def lacking(wanted: Mapping[str, float], present: Mapping[str, float]) -> str:
+    """Return for people what is missing, as ``0 of 8 GPU``; nothing where all is there."""
+    short = {name: count for name, count in wanted.items() if present.get(name, 0.0) < count}
+    return ", ".join(f"{present.get(name, 0.0):g} of {count:g} {name}" for name, count in short.items())
+
+
+def as_bundles(wanted: Mapping[str, float]) -> list[dict[str, float]]:
+    """Return single units, which the autoscaler may spread over as many nodes as it takes."""
+    return [{name: 1.0} for name, count in wanted.items() for _ in range(math.ceil(count))]
+
+
+def check_shared(storage: str) -> None:
+    """Refuse a storage whose folder some node of the connected cluster does not see, by reading there from each.
+
+    That of an object store is its scratch folder: actors on any host read models from there.
+
+    Raises:
+        UserError: naming the hosts.
+    """
+    import ray
+
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != _own_node()]
+    if not others:
+        return
+    mark = place.folder(storage) / f".shared-{uuid.uuid4().hex}"
+    token = uuid.uuid4().hex
+    mark.write_text(token)
+    try:
+        blind = [node["NodeManagerAddress"] for node in others if _look(node["NodeID"], str(mark)) != token]
+    finally:
+        mark.unlink(missing_ok=True)
+    if blind and place.is_remote(storage):
+        raise UserError(
+            f"{', '.join(sorted(blind))} cannot read in {mark.parent}, where this host works on {storage}: mount one "
+            f"folder on every host under the same path and set {place.SCRATCH_VARIABLE} to it in the job's runtime_env"
+        )
+    if blind:
+        raise UserError(
+            f"storage={storage} is not shared: {', '.join(sorted(blind))} cannot read there what this host writes; "
+            "give a folder that every host mounts under the same path, or an object store (s3://…, gs://…)"
+        )
+
+
+def _own_node() -> str:
+    import ray
+
+    return ray.get_runtime_context().get_node_id()
+
+
+def _look(node: str, path: str) -> str:
+    """Return what ``path`` holds as seen from a node; empty where it is not there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there: Any = ray.remote(num_cpus=0, max_retries=0)(read_text)
+    place = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.get(there.options(scheduling_strategy=place).remote(path), timeout=_PROBE_TIMEOUT_S)
+
+
+def read_text(path: str) -> str:
+    """Return a file's text; runs on the node that is asked."""
+    return Path(path).read_text() if Path(path).is_file() else ""

@@ -1,0 +1,128 @@
+"""Hosts on one machine: network namespaces joined by a bridge, each with an sshd, a home and files of its own."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_TOOLS = ("ip", "sshd", "ssh", "ssh-keygen", "rsync", "unshare", "nsenter", "mount")
+_NET = "10.213.77"  # a private network of the test's own
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host: its address, and the folder that is its home directory."""
+
+    name: str
+    address: str
+    home: Path
+
+
+def what_is_missing() -> str | None:
+    """Return why hosts cannot be made here, if they cannot."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    missing = [tool for tool in _TOOLS if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
+    if missing:
+        return f"{', '.join(missing)} not installed (apt-get install openssh-server rsync iproute2)"
+    probe = subprocess.run(["ip", "netns", "add", "raylign-probe"], capture_output=True, text=True)
+    if probe.returncode:
+        return f"this machine allows no network namespaces: {probe.stderr.strip()}"
+    subprocess.run(["ip", "netns", "del", "raylign-probe"], check=False)
+    return None
+
+
+@contextlib.contextmanager
+def hosts(folder: Path, count: int) -> Iterator[tuple[list[Host], Path]]:
+    """Make ``count`` hosts; yield them and the private key that opens them. Nothing of them is left afterwards.
+
+    A host has /root, /tmp, /run and /dev/shm of its own; the rest of the file tree, Python and this project in it, is
+    the machine's, so that ``folder`` must not be in one of these four. The machine itself is on the network, as .254.
+    """
+    key = folder / "key"
+    _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+    tag = f"rl{os.getpid() % 10000}"
+    bridge, made, daemons = f"{tag}br", [], []
+    try:
+        _run("ip", "link", "add", bridge, "type", "bridge")
+        _run("ip", "addr", "add", f"{_NET}.254/24", "dev", bridge)
+        _run("ip", "link", "set", bridge, "up")
+        for number in range(1, count + 1):
+            host = Host(f"{tag}h{number}", f"{_NET}.{number}", folder / f"h{number}" / "root")
+            made.append(host)
+            _join(host, bridge)
+            daemons.append(_start(host, folder / f"h{number}", key))
+        yield made, key
+    finally:
+        for host in made:
+            _end_all(host)
+        for daemon in daemons:
+            daemon.wait(20)
+        for host in made:
+            subprocess.run(["ip", "netns", "del", host.name], check=False, capture_output=True)
+        subprocess.run(["ip", "link", "del", bridge], check=False, capture_output=True)
+
+
+def processes(host: Host) -> list[int]:
+    """Return the processes that run on a host."""
+    found = subprocess.run(["ip", "netns", "pids", host.name], capture_output=True, text=True, check=False)
+    return [int(word) for word in found.stdout.split()]
+
+
+def cut_off(host: Host, *, back: bool = False) -> None:
+    """Take a host off the network, or put it back."""
+    _run("ip", "netns", "exec", host.name, "ip", "link", "set", "eth0", "up" if back else "down")
+
+
+def _join(host: Host, bridge: str) -> None:
+    cable = f"{host.name}c"
+    _run("ip", "netns", "add", host.name)
+    _run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", host.name)
+    _run("ip", "link", "set", cable, "master", bridge, "up")
+    inside = ("ip", "netns", "exec", host.name)
+    _run(*inside, "ip", "addr", "add", f"{host.address}/24", "dev", "eth0")
+    _run(*inside, "ip", "link", "set", "eth0", "up")
+    _run(*inside, "ip", "link", "set", "lo", "up")
+    _run(*inside, "ip", "route", "add", "default", "via", f"{_NET}.254")
+
+
+def _start(host: Host, folder: Path, key: Path) -> subprocess.Popen:
+    """Start the host's sshd within namespaces of its own for the network and for mounts."""
+    for name in ("root/.ssh", "tmp", "run", "shm", "etc"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "tmp").chmod(0o1777)
+    (folder / "root" / ".ssh").chmod(0o700)
+    shutil.copy(f"{key}.pub", folder / "root" / ".ssh" / "authorized_keys")
+    (folder / "root" / ".ssh" / "authorized_keys").chmod(0o600)
+    _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "etc" / "host_key"))
+    settings = folder / "etc" / "sshd_config"
+    settings.write_text(
+        f"Port 22\nListenAddress {host.address}\nHostKey {folder}/etc/host_key\nPidFile none\nUsePAM no\n"
+        "PermitRootLogin prohibit-password\nPasswordAuthentication no\nStrictModes no\nAcceptEnv *\n"
+    )
+    steps = [
+        f"mount --bind {folder}/root /root",
+        f"mount --bind {folder}/shm /dev/shm",
+        f"mount --bind {folder}/run /run",
+        f"mount --bind {folder}/tmp /tmp",
+        "mkdir -p /run/sshd",
+        f"exec {shutil.which('sshd', path='/usr/sbin:/usr/bin:/sbin')} -D -e -f {settings}",
+    ]
+    command = ["ip", "netns", "exec", host.name, "unshare", "--mount", "--propagation", "private", "bash", "-c"]
+    with (folder / "sshd.log").open("w") as log:
+        return subprocess.Popen([*command, " && ".join(steps)], stdout=log, stderr=log, start_new_session=True)
+
+
+def _end_all(host: Host) -> None:
+    import signal
+
+    for process in processes(host):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)

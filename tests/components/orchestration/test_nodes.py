@@ -1,0 +1,88 @@
+"""What nodes must have before work starts: by arithmetic, and on a real cluster of two nodes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.config import UserError
+from components.orchestration.nodes import as_bundles, lacking
+from components.training.launch import share_cores
+from components.training.settings import ScaleConfig
+
+ROOT = Path(__file__).resolve().parents[3]
+# In a process of its own, as this one has the session's cluster: two nodes, of which the second may be blind.
+_TWO_NODES = """
+import json, sys
+import ray
+from ray.cluster_utils import Cluster
+from components.config import UserError
+from components.orchestration import nodes
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False)
+said = {}
+def attempt(name, function, *arguments):
+    try:
+        said[name] = function(*arguments)
+    except UserError as error:
+        said[name] = str(error)
+attempt("shared", nodes.check_shared, sys.argv[1])
+nodes.read_text = lambda path: ""
+attempt("not shared", nodes.check_shared, sys.argv[1])
+attempt("there", nodes.await_resources, {"CPU": 2}, 0.0)
+attempt("missing", nodes.await_resources, {"CPU": 2, "GPU": 4}, 3.0)
+ray.shutdown()
+cluster.shutdown()
+print(json.dumps(said))
+"""
+
+
+def test_what_lacks_is_told_and_asked_for_one_by_one() -> None:
+    assert lacking({"CPU": 4, "GPU": 2}, {"CPU": 4.0, "GPU": 1.0}) == "1 of 2 GPU"
+    assert lacking({"CPU": 4}, {"CPU": 8.0}) == ""
+    assert as_bundles({"GPU": 2, "CPU": 1.5}) == [{"GPU": 1.0}, {"GPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}]
+
+
+def test_two_real_nodes(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _TWO_NODES, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["shared"] is None and list(tmp_path.iterdir()) == [], "the mark is gone again"
+    assert f"storage={tmp_path} is not shared: " in said["not shared"]
+    assert said["there"] is None
+    assert said["missing"].startswith("the cluster has 0 of 4 GPU after 3 s: lower ray.wait_for")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "scale", "cores"),
+    [
+        ([{"CPU": 8}], {"workers": 2}, 4),
+        ([{"CPU": 8}], {"workers": 3}, 2),
+        ([{"CPU": 2}], {"workers": 2, "cpus_per_worker": 1}, 1),
+        ([{"CPU": 0}, {"CPU": 8}, {"CPU": 8}], {"workers": 2}, 8),
+        ([{"CPU": 3}, {"CPU": 8}], {"workers": 2}, 4),  # 11 / 2 = 5 would fit the second node only, and once
+        ([{"CPU": 64}, {"CPU": 8, "GPU": 4}], {"workers": 4, "gpu": True}, 2),  # the data pool's cores are elsewhere
+        ([{"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 1}], {"workers": 2, "gpu": True}, 8),
+    ],
+)
+def test_a_worker_gets_cores_of_one_node(nodes: list[dict], scale: dict, cores: int) -> None:
+    assert share_cores(nodes, ScaleConfig(**scale)) == cores
+
+
+@pytest.mark.parametrize(
+    ("nodes", "scale", "said"),
+    [
+        ([{"CPU": 1}], {"workers": 2}, "2 workers of 1 cores need more than the cluster's 1 cores on 1 hosts"),
+        ([{"CPU": 3}, {"CPU": 3}], {"workers": 2, "cpus_per_worker": 4}, "2 workers of 4 cores"),
+        ([{"CPU": 64}], {"workers": 2, "gpu": True}, "the cluster has 0: set scale.gpu=false or fewer workers"),
+        ([{"CPU": 1, "GPU": 4}], {"workers": 2, "gpu": True}, "2 workers of 1 cores"),
+    ],
+)
+def test_what_lies_on_no_node_is_refused(nodes: list[dict], scale: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        share_cores(nodes, ScaleConfig(**scale))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from components import storage as place
 from components.config import UserError, WorkflowConfig, describe, load, to_yaml
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def entry(
 ) -> NoReturn:
     """Run a workflow from the command line and exit: 0 done, 1 failed, 2 the user's input was wrong.
 
-    Usage: ``[CONFIG.yaml] [key=value …] [--help] [--plan] [--force]``. The last line on stdout is one
+    Usage: ``[CONFIG.yaml] [key=value …] [--help] [--plan [--cluster FILE]] [--force]``. The last line on stdout is one
     JSON object; everything else goes to stderr.
 
     Args:
@@ -42,7 +43,7 @@ def entry(
     """
     module = sys.modules[main.__module__]
     workflow = Path(str(module.__file__)).stem
-    arguments = sys.argv[1:]
+    arguments, cluster = _take_cluster(sys.argv[1:])
     _log_to_stderr()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops in order, as Ctrl-C does
     try:
@@ -50,9 +51,11 @@ def entry(
             print(_help(workflow, str(module.__doc__), schema, leading))
             sys.exit(DONE)
         flags, yaml_path, overrides = _split(arguments, leading)
-        config = absolute(load(schema, yaml_path, overrides))
+        if cluster is not None and "--plan" not in flags:
+            raise UserError("--cluster FILE goes with --plan: it shows what would be asked for, and starts nothing")
+        config = absolute(load(schema, here(yaml_path), overrides))
         if "--plan" in flags:
-            print(_plan(workflow, config, getattr(module, "plan", None)))
+            print(_plan(workflow, config, getattr(module, "plan", None), cluster, getattr(module, "schema_of", None)))
             sys.exit(DONE)
         name = identity(config) if identity else None
         line = execute(workflow, config, main, force="--force" in flags, name=name)
@@ -82,12 +85,14 @@ def execute(
 
     With a ``name`` it runs always, and goes on with the run of that name.
     """
+    from components.orchestration.handover import bring, hand_over
     from components.orchestration.ledger import step_key
     from components.tracking.environment import commit, package_versions
-    from components.tracking.run import find_result, finish_run, log_params, open_run
+    from components.tracking.run import check_tracking, find_result, finish_run, log_params, open_run
 
-    storage = Path(config.storage)
-    storage.mkdir(parents=True, exist_ok=True)
+    check_tracking(config.storage)
+    place.check(config.storage)
+    storage = place.folder(config.storage)
     config = _with_registered_models(config, storage)
     key = hashlib.sha256(f"{workflow} {name}".encode()).hexdigest() if name else step_key(workflow, config)
     started = time.monotonic()
@@ -97,12 +102,15 @@ def execute(
             logger.info("%s is done already: run %s (--force repeats it)", workflow, done.run_id)
             return _line(workflow, done.run_id, "done", done.result.outputs, done.result.metrics)
         facts = {"raylign.commit": commit()}
-        with open_run(storage, config.experiment, workflow, key, facts, name=name, reopen=bool(name)) as run:
+        running = open_run(
+            storage, config.experiment, workflow, key, facts, name=name, reopen=bool(name), address=config.storage
+        )
+        with running as run:
             run.log_text(to_yaml(config), "config.yaml")
             run.log_text(json.dumps(package_versions(), indent=2), "packages.json")
             if not name:  # the one run of a name has many configurations, its steps' runs have one each
                 log_params(run, _leaves(config.model_dump(mode="json")))
-            result = main(config, run)
+            result = hand_over(main(bring(config), run), run, config.storage)
             finish_run(run, result, time.monotonic() - started)
     return _line(workflow, run.id, "done", result.outputs, result.metrics)
 
@@ -113,21 +121,44 @@ def absolute(config: ConfigT) -> ConfigT:
     Raises:
         UserError: the storage is relative inside a Ray job, whose folder is an upload that is deleted later.
     """
-    from components.orchestration.ledger import references
+    from components.orchestration.ledger import put, references
 
-    storage = Path(config.storage).expanduser()
-    if not storage.is_absolute() and "_ray_pkg_" in os.getcwd():
+    storage = place.plain(config.storage)
+    if not place.is_remote(storage) and not Path(storage).expanduser().is_absolute() and "_ray_pkg_" in os.getcwd():
         raise UserError(
             f"storage={config.storage} is relative, and inside a Ray job that is a copy that gets deleted: "
-            "give an absolute path that every node shares, as in storage=$PWD/artifacts"
+            "give an absolute path that every node shares, as in storage=$PWD/artifacts, or an address as s3://…"
         )
     values = config.model_dump()
-    values["storage"] = str(storage.resolve())
+    values["storage"] = place.normal(storage)
     for dotted, _, value in references(config):
         path, mark, table = value.partition("#")
+        path = place.plain(path) if path.startswith("file://") else path
         if path and Path(path).expanduser().exists():
-            _put(values, dotted.split("."), str(Path(path).expanduser().resolve()) + mark + table)
+            put(values, dotted.split("."), str(Path(path).expanduser().resolve()) + mark + table)
     return type(config).model_validate(values)
+
+
+def prepared(config: ConfigT) -> ConfigT:
+    """Return a configuration as a workflow's ``main`` gets it: registered models looked up, inputs on this host.
+
+    Raises:
+        UserError: the storage cannot be written to, or something that the configuration names is not there.
+    """
+    from components.orchestration.handover import bring
+    from components.tracking.run import check_tracking
+
+    config = absolute(config)
+    check_tracking(config.storage)
+    place.check(config.storage)
+    return bring(_with_registered_models(config, place.folder(config.storage)))
+
+
+def here(yaml_path: str | None) -> str | None:
+    """Return the path of a YAML file that may lie in an object store: there, a pipeline leaves its steps' files."""
+    if yaml_path is None or not place.is_remote(yaml_path):
+        return yaml_path
+    return str(place.download(yaml_path, place.local(yaml_path.rpartition("/")[0], yaml_path)))
 
 
 def _split(arguments: list[str], leading: str | None = None) -> tuple[set[str], str | None, list[str]]:
@@ -146,9 +177,12 @@ def _split(arguments: list[str], leading: str | None = None) -> tuple[set[str], 
 
 def _help(workflow: str, doc: str, schema: type[WorkflowConfig], leading: str | None) -> str:
     words = f"[{leading.upper()}] " if leading else ""
-    usage = f"usage: python -m workflows.{workflow} {words}[CONFIG.yaml] [key=value …] [--plan] [--force]"
+    usage = (
+        f"usage: python -m workflows.{workflow} {words}[CONFIG.yaml] [key=value …] [--plan [--cluster FILE]] [--force]"
+    )
     lines = [doc.strip(), "", usage]
     lines += ["", "  --plan   show the resolved configuration and the estimates; start nothing"]
+    lines += ["  --cluster FILE  and what the cluster of that file would be asked for, and its price an hour"]
     lines += ["  --force  do it again even if the ledger has it as done", "", "keys:"]
     for key, kind, default, description in describe(schema):
         lines.append(f"  {key}: {kind} = {default}" if default != "required" else f"  {key}: {kind} (required)")
@@ -157,12 +191,31 @@ def _help(workflow: str, doc: str, schema: type[WorkflowConfig], leading: str | 
     return "\n".join(lines)
 
 
-def _plan(workflow: str, config: WorkflowConfig, estimate: Callable[[Any], dict[str, Any]] | None) -> str:
+def _take_cluster(arguments: list[str]) -> tuple[list[str], str | None]:
+    """Return the other arguments, and the file that ``--cluster FILE`` names."""
+    if "--cluster" not in arguments:
+        return arguments, None
+    at = arguments.index("--cluster")
+    named = arguments[at + 1 : at + 2]
+    return arguments[:at] + arguments[at + 2 :], named[0] if named else ""
+
+
+def _plan(
+    workflow: str,
+    config: WorkflowConfig,
+    estimate: Callable[[Any], dict[str, Any]] | None,
+    cluster: str | None,
+    schema_of: Callable[[str], type[WorkflowConfig]] | None,
+) -> str:
     from components.orchestration.ledger import step_key
 
     lines = [f"# {workflow}, step key {step_key(workflow, config)[:12]}", to_yaml(config)]
     if estimate is not None:
         lines += ["# estimates", *(f"{name}: {value}" for name, value in estimate(config).items())]
+    if cluster is not None:
+        from components.orchestration.cluster_plan import cluster_plan
+
+        lines += cluster_plan(cluster, config, schema_of)
     return "\n".join(lines)
 
 
@@ -173,20 +226,20 @@ def _line(
 
 
 def _with_registered_models(config: ConfigT, storage: Path) -> ConfigT:
-    """Return the configuration with ``models:/`` and ``runs:/`` references replaced by the folders behind them.
+    """Return the configuration with ``models:/`` and ``runs:/`` references replaced by what is behind them.
 
     An alias moves: what it points at today is what enters the step key. An adapter's alias is served under its name,
     so its reference stays, with today's version in it.
     """
-    from components.orchestration.ledger import references
-    from components.tracking.run import pin_registered, resolve_registered
+    from components.orchestration.ledger import put, references
+    from components.tracking.run import pin_registered, registered_source
 
     values = config.model_dump()
     for dotted, kind, value in references(config):
         if kind == "model" and value.startswith(("models:/", "runs:/")):
-            _put(values, dotted.split("."), resolve_registered(storage, value))
+            put(values, dotted.split("."), registered_source(storage, value))
         elif kind == "adapter":
-            _put(values, dotted.split("."), pin_registered(storage, value))
+            put(values, dotted.split("."), pin_registered(storage, value))
     return type(config).model_validate(values)
 
 
@@ -214,13 +267,6 @@ def _only_one(storage: Path, workflow: str, key: str) -> Iterator[None]:
                 logger.info("waiting for another process that is at the same %s", workflow)
                 time.sleep(_LOCK_POLL_S)
         yield
-
-
-def _put(values: Any, path: list[str], value: str) -> None:
-    for part in path[:-1]:
-        values = values[int(part)] if isinstance(values, (list, tuple)) else values[part]
-    last: Any = int(path[-1]) if isinstance(values, list) else path[-1]
-    values[last] = value
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from components import storage
 from components.config import Config, Reference, Unkeyed, UserError
 
 
@@ -52,6 +53,14 @@ def references(config: Config, prefix: str = "") -> Iterator[tuple[str, str, str
             yield from ((f"{prefix}{name}.{index}", mark.kind, item) for index, item in enumerate(value))
 
 
+def put(values: Any, path: list[str], value: str) -> None:
+    """Set what lies at a dotted key, taken apart, within plain containers."""
+    for part in path[:-1]:
+        values = values[int(part)] if isinstance(values, (list, tuple)) else values[part]
+    last: Any = int(path[-1]) if isinstance(values, list) else path[-1]
+    values[last] = value
+
+
 def _mark_within(annotation: Any) -> Reference | None:
     """Return the marker inside ``ModelRef | None``, ``list[InputPath]``, ``dict[str, ModelRef]``."""
     for mark in getattr(annotation, "__metadata__", ()):
@@ -62,6 +71,8 @@ def _mark_within(annotation: Any) -> Reference | None:
 
 
 def _content(kind: str, value: str, dotted: str) -> str:
+    if storage.is_remote(value):
+        return _remote_content(kind, value, dotted)
     if kind == "path":
         path = Path(value).expanduser()
         if not path.exists():
@@ -74,6 +85,19 @@ def _content(kind: str, value: str, dotted: str) -> str:
         return value
     versions = sorted((Path(uri) / f"{table}.lance" / "_versions").glob("*"))
     return f"{value}@{max((path.stat().st_mtime_ns for path in versions), default=0)}"
+
+
+def _remote_content(kind: str, value: str, dotted: str) -> str:
+    """Return what tells whether that which lies in an object store has changed."""
+    if kind != "table":
+        if not (found := storage.listing(value)):
+            raise UserError(f"'{dotted}' names {value}, where there is nothing")
+        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    uri, _, table = value.partition("#")
+    if "@" in table:
+        return value
+    versions = storage.listing(f"{uri}/{table}.lance/_versions")
+    return f"{value}@{max((changed for _, changed in versions.values()), default=0)}"
 
 
 def _digest(path: Path) -> str:

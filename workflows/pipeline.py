@@ -30,12 +30,13 @@ def main(config: Pipeline, run: "Run") -> "Result":
     from components.orchestration.schedule import check_steps, run_steps
     from components.orchestration.steps import Setting
     from components.orchestration.summary import conclude
+    from components.storage import folder
 
     whole = unroll(config.steps, config.loops)
     evaluations = whole.lead(config.evaluations, "evaluations")
     check_steps(whole.steps, schema_of, whole.origins)
     started = time.monotonic()
-    storage = Path(config.storage)
+    storage = folder(config.storage)
     setting = Setting(
         folder=storage / "pipeline" / config.name,
         project=Path(__file__).resolve().parents[1],

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.config import Field, ModelRef, TableRef, UserError, WorkflowConfig
@@ -65,9 +64,10 @@ def main(config: Quantize, run: "Run") -> "Result":
 
 def plan(config: Quantize) -> dict[str, Any]:
     """Return the model's size and the memory that measuring takes, if the model is on this machine already."""
+    from components import storage
     from components.models import memory, sources
 
-    folder = sources.local(config.model, Path(config.storage) / "cache")
+    folder = sources.local(config.model, storage.folder(config.storage) / "cache")
     if folder is None:
         return {"memory_bytes": f"unknown until {config.model} is fetched"}
     size = memory.read_shape(folder).weight_bytes

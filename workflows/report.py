@@ -30,10 +30,11 @@ class Report(WorkflowConfig):
 def main(config: Report, run: "Run") -> "Result":
     """Write the page from the runs' records."""
     from components.orchestration.report import write_report
+    from components.storage import folder
     from components.tracking.lineage import read_lineage
     from components.tracking.run import Result, describe_run, read_curves
 
-    storage = Path(config.storage)
+    storage = folder(config.storage)
     transcript: list[dict[str, Any]] = json.loads(Path(config.transcript).read_text()) if config.transcript else []
     page = storage / config.path
     partial = page.with_suffix(".partial")

@@ -22,8 +22,6 @@ class ScoreReference(WorkflowConfig):
 
 def main(config: ScoreReference, run: "Run") -> "Result":
     """Score what the table lacks; return ``{"reference_logprobs"}``, the pinned table."""
-    from pathlib import Path
-
     from components.data import store
     from components.data.chat import ChatTemplate
     from components.models import sources
@@ -44,8 +42,8 @@ def main(config: ScoreReference, run: "Run") -> "Result":
         template.digest,
         weight_dtype(config.dtype, config.scoring.gpu),
     )
-    uri = str(Path(config.storage) / "lancedb")
-    with ray_session(config.ray):
+    uri = f"{config.storage}/lancedb"
+    with ray_session(config.ray, config.storage):
         _, computed = reference.reference_logprobs(uri, pairs.rows, which, config.scoring)
     ref = store.pin(store.make_ref(uri, reference.TABLE))
     return Result({"reference_logprobs": ref}, {"pairs": len(pairs.rows), "computed": computed})

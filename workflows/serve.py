@@ -1,6 +1,5 @@
 """Serve a model over HTTP, OpenAI-compatible, with retrieval and reasoning as names; ask it questions."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from components.config import Field, ModelRef, TableRef, Unkeyed, WorkflowConfig
@@ -44,7 +43,7 @@ def main(config: Serve, run: "Run") -> "Result":
     plan = make_plan(config)
     exam = session.Exam(config.questions, config.evaluate_limit, config.evaluate_max_tokens)
     session.record(plan, exam, run)
-    with ray_session(config.ray), serving(plan, config.host, config.port) as url:
+    with ray_session(config.ray, config.storage), serving(plan, config.host, config.port) as url:
         outputs, metrics = session.converse(url, config.keys, plan, config.ask, exam, run)
         if config.keep:
             session.wait_for_ctrl_c(url, plan)
@@ -56,7 +55,7 @@ def make_plan(config: Serve) -> "ServingPlan":
     from components.serving import app
 
     shared = ("model", "names", "engine", "index", "embedder", "keys", "admin_keys")
-    return app.make_plan(storage=Path(config.storage), **{name: getattr(config, name) for name in shared})
+    return app.make_plan(storage=config.storage, **{name: getattr(config, name) for name in shared})
 
 
 def plan(config: Serve) -> "dict[str, Any]":
@@ -69,11 +68,11 @@ def plan(config: Serve) -> "dict[str, Any]":
 def build_app(args: dict[str, str]) -> "Any":
     """Return the application for `serve run workflows.serve:build_app config=… key=value …`."""
     from components.config import load
-    from components.orchestration.entry import absolute
+    from components.orchestration.entry import prepared
     from components.serving.app import build
 
     overrides = [f"{key}={value}" for key, value in args.items() if key != "config"]
-    return build(make_plan(absolute(load(Serve, args.get("config"), overrides))))
+    return build(make_plan(prepared(load(Serve, args.get("config"), overrides))))
 
 
 if __name__ == "__main__":

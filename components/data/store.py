@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from components import storage
 from components.config import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def connect(uri: str) -> Any:
     """Return the LanceDB connection of a folder or an object-store URI; a missing folder is made."""
     import lancedb
 
-    return lancedb.connect(uri)
+    return lancedb.connect(uri, storage_options=storage.table_options(uri))
 
 
 def parse_ref(ref: str) -> tuple[str, str, int | None]:

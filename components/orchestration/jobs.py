@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from components.config import CPU_ENV
+from components.storage import SCRATCH_VARIABLE
 from components.tracking.environment import COMMIT_VARIABLE, commit
 from components.tracking.run import PARENT_VARIABLE
 
 _PROGRESS = re.compile(r"progress (\d+)/(\d+) (\S+)")
-_PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE")
+_PASSED_ON = (  # of object stores only where they are: their credentials are each host's own
+    *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", SCRATCH_VARIABLE),
+)
 _POLL_S = 1.0
 _AGENT_TIMEOUT_S = 60.0
 logger = logging.getLogger(__name__)

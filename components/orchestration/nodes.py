@@ -24,11 +24,11 @@ def await_resources(wanted: Mapping[str, float], timeout_s: float) -> None:
     Raises:
         UserError: the cluster has not come to have them.
     """
+    if not wanted:
+        return
     import ray
     from ray.autoscaler.sdk import request_resources
 
-    if not wanted:
-        return
     deadline, said = time.monotonic() + timeout_s, False
     try:
         while missing := lacking(wanted, ray.cluster_resources()):

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
-from pathlib import Path
 
+from components import storage as place
 from components.config import RayConfig, UserError, WorkflowConfig, check, parse, to_yaml
 from components.orchestration.cluster import local_cluster, local_size
 from components.orchestration.entry import absolute
@@ -147,7 +147,7 @@ def _recognise(name: str, step: StepConfig, ended: Mapping[str, Step], setting: 
     """Return the step as cached, or as failed where its configuration is wrong, else its configuration."""
     try:
         config = _configure(name, step, ended, setting)
-        found = find_result(Path(config.storage), config.experiment, step.workflow, step_key(step.workflow, config))
+        found = _find(step, config)
     except UserError as error:
         return Step("failed", error=str(error), is_users_error=True)
     return _ended("cached", found, 0.0) if found else config
@@ -184,11 +184,14 @@ def _run(
         (setting.folder / folder).mkdir(parents=True, exist_ok=True)
     path = setting.folder / "configs" / f"{name}.yaml"
     path.write_text(to_yaml(config))
+    yaml = place.address(config.storage, path)
+    if place.is_remote(yaml):  # the job may start on a host that does not see this one's files
+        place.upload(path, yaml)
     log_path = setting.log_of(name)
     log_path.unlink(missing_ok=True)
     end = run_job(
         address,
-        f"python -m workflows.{step.workflow} {path}",
+        f"python -m workflows.{step.workflow} {yaml}",
         project=setting.project,
         parent_run=setting.parent_run,
         log_path=log_path,
@@ -196,12 +199,18 @@ def _run(
         stop_requested=stopping.is_set,
     )
     seconds = time.monotonic() - started
-    found = find_result(Path(config.storage), config.experiment, step.workflow, step_key(step.workflow, config))
+    found = _find(step, config)
     if end.succeeded and found:
         return _ended("done", found, seconds)
     line = end.line or {}
     error = line.get("outputs", {}).get("error") or end.message or "the job died without a word"
     return Step("failed", seconds, error=f"{error} (log: {log_path})", is_users_error=line.get("status") == "invalid")
+
+
+def _find(step: StepConfig, config: WorkflowConfig) -> Finished | None:
+    """Return what the ledger has of a step. Raises UserError where one of its inputs is not there."""
+    key = step_key(step.workflow, config)
+    return find_result(place.folder(config.storage), config.experiment, step.workflow, key)
 
 
 def _ended(status: str, found: Finished, seconds: float) -> Step:

@@ -3,10 +3,11 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from components import storage as place
 from components.orchestration.graph import StepConfig, SweepConfig
+from components.orchestration.handover import hand_over
 from components.orchestration.steps import Setting, Step
 from components.orchestration.sweep import Outcome, Point, best_of, comparison, sweep_key, what_failed
 from components.orchestration.sweep_figure import sweep_figure
@@ -38,7 +39,8 @@ def conclude_sweep(
         logger.warning("sweep %s: %s", name, sentence)
     best = best_of(outcomes, sweep)
     fails = best is None or (bool(failures) and sweep.on_failure == "fail")
-    storage, experiment = Path(setting.shared["storage"]), setting.shared["experiment"]
+    address, experiment = setting.shared["storage"], setting.shared["experiment"]
+    storage = place.folder(address)
     key = sweep_key(name, sweep, outcomes)
     seconds = sum(outcome.seconds for outcome in outcomes)
     found = None if fails else find_result(storage, experiment, _WORKFLOW, key)
@@ -46,13 +48,14 @@ def conclude_sweep(
         run_id, path = found.run_id, found.result.outputs["comparison"]
     else:
         try:
-            with open_run(
-                storage, experiment, _WORKFLOW, key, {}, name=f"{name} sweep", parent=setting.parent_run
-            ) as run:
+            parent, title = setting.parent_run, f"{name} sweep"
+            with open_run(storage, experiment, _WORKFLOW, key, {}, name=title, parent=parent, address=address) as run:
                 path = _log(run, comparison(name, sweep, outcomes), sweep)
                 if fails:
                     raise _Failed("; ".join(failures))
-                finish_run(run, Result({"comparison": path}), seconds)
+                result = hand_over(Result({"comparison": path}), run, address)
+                finish_run(run, result, seconds)
+                path = result.outputs["comparison"]
                 run_id = run.id
         except _Failed as error:
             is_users = all(ended[o.point.name].is_users_error or o.status in ("done", "cached") for o in outcomes)

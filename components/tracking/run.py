@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components import storage as place
 from components.config import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class RunHandle:
 
     tracking_uri: str
     run_id: str
+    storage: str = ""  # as that of the run
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write figures to the run, at ``step`` of their curves."""
@@ -57,10 +59,11 @@ class Run:
     dir: Path
     cache: Path
     tracking_uri: str
+    storage: str = ""  # what ``dir`` is a part of: a folder, or the address whose working copy holds it
 
     def handle(self) -> RunHandle:
         """Return the part of the run that may cross to a worker."""
-        return RunHandle(self.tracking_uri, self.id)
+        return RunHandle(self.tracking_uri, self.id, self.storage)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write figures to the run, at ``step`` of their curves."""
@@ -110,7 +113,8 @@ class Run:
 
         with contextlib.suppress(MlflowException):  # it exists already
             client.create_registered_model(name)
-        source = folder.resolve().as_uri()
+        source = place.address(self.storage, folder.resolve()) if place.is_remote(self.storage) else ""
+        source = source if place.is_remote(source) else folder.resolve().as_uri()
         for known in client.search_model_versions(f"name = '{name}'"):
             if known.source == source:
                 version = str(known.version)
@@ -123,6 +127,20 @@ class Run:
     @property
     def _client(self) -> "MlflowClient":
         return _client(self.tracking_uri)
+
+
+def check_tracking(storage: str) -> None:
+    """Refuse an object store without an MLflow server: its database cannot lie there.
+
+    Raises:
+        UserError: ``MLFLOW_TRACKING_URI`` is not set, or is a file of this host.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if place.is_remote(storage) and not uri.startswith(("http://", "https://", "postgresql", "mysql", "mssql")):
+        raise UserError(
+            f"storage={storage} needs an MLflow server that every host reaches, as runs are not kept in an object "
+            "store: start one (README, 'MLflow for a team') and set MLFLOW_TRACKING_URI=http://<host>:5000"
+        )
 
 
 def tracking_uri(storage: Path) -> str:
@@ -143,7 +161,7 @@ def find_result(storage: Path, experiment: str, workflow: str, key: str) -> Fini
     """Return the newest finished run with this step key, if its outputs still exist."""
     for found in _search(storage, experiment, key, "= 'FINISHED'"):
         result = Result(**json.loads(found.data.tags[_RESULT]))
-        missing = [path for path in _paths(result.outputs) if not Path(path).exists()]
+        missing = [path for path in _paths(result.outputs) if not _is_there(path)]
         if not missing:
             seconds = float(found.data.tags.get(_SECONDS, 0.0))
             return Finished(found.info.run_id, result, seconds)
@@ -162,6 +180,7 @@ def open_run(
     name: str | None = None,
     reopen: bool = False,
     parent: str | None = None,
+    address: str = "",
 ) -> Iterator[Run]:
     """Start the run of a step key, or go on with the one that was interrupted; failed if the body raises.
 
@@ -169,6 +188,7 @@ def open_run(
         facts: tags: commit and the like.
         reopen: go on with a finished run, too.
         parent: id of the run that this one is shown under; none takes what the environment says.
+        address: the storage that ``storage`` is the working copy of, where it is in an object store.
     """
     uri = tracking_uri(storage)
     client = _client(uri)
@@ -190,7 +210,7 @@ def open_run(
     cache = storage / "cache"
     cache.mkdir(exist_ok=True)
     try:
-        yield Run(run_id, key, workflow, folder, cache, uri)
+        yield Run(run_id, key, workflow, folder, cache, uri, address or str(storage))
     except BaseException as error:
         client.set_tag(run_id, "raylign.error", f"{type(error).__name__}: {error}"[:_TAG_LIMIT])
         client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -250,6 +270,25 @@ def read_curves(storage: Path, run_id: str) -> dict[str, list[tuple[int, float]]
     return curves
 
 
+def registered_source(storage: Path, reference: str) -> str:
+    """Return what is behind a ``models:/`` or ``runs:/`` reference: an address in an object store, or a local folder.
+
+    Raises:
+        UserError: as ``resolve_registered``.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if reference.startswith("models:/"):
+        uri = tracking_uri(storage)
+        try:
+            source = str(_registered(uri, reference).source)
+        except MlflowException as error:
+            raise UserError(f"{reference} is not in the MLflow store {uri}: {error.message}") from error
+        if place.is_remote(source):
+            return source
+    return resolve_registered(storage, reference)
+
+
 def resolve_registered(storage: Path, reference: str) -> str:
     """Return the local folder behind ``models:/name@alias``, ``models:/name/version`` or ``runs:/id/path``.
 
@@ -269,6 +308,9 @@ def resolve_registered(storage: Path, reference: str) -> str:
         assert version.source is not None, f"{reference} was registered without a source"
         if version.source.startswith("file://"):
             return version.source.removeprefix("file://")
+        if place.is_remote(version.source):
+            kept = storage / "fetched" / f"{registered_parts(reference)[0]}-{version.version}"
+            return str(place.download(version.source, kept))
         return download_artifacts(artifact_uri=version.source, tracking_uri=uri, dst_path=tempfile.mkdtemp())
     except MlflowException as error:
         raise UserError(f"{reference} is not in the MLflow store {uri}: {error.message}") from error
@@ -321,8 +363,12 @@ def _paths(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for item in value.values():
             yield from _paths(item)
-    elif isinstance(value, str) and value.startswith("/"):
+    elif isinstance(value, str) and (value.startswith("/") or place.is_remote(value)):
         yield value.partition("#")[0]
+
+
+def _is_there(path: str) -> bool:
+    return place.exists(path) if place.is_remote(path) else Path(path).exists()
 
 
 def _search(storage: Path, experiment: str, key: str, status: str) -> list[Any]:

@@ -110,7 +110,7 @@ def make_callback(
             if dist.is_initialized():
                 dist.barrier()
             if state.is_world_process_zero:
-                mark_complete(folder, state.global_step)
+                mark_complete(folder, state.global_step, run.storage)
             if dist.is_initialized():
                 dist.barrier()
             ray.train.report(

@@ -1,9 +1,13 @@
 """Which checkpoints count: only whole ones of the same job."""
 
+import shutil
+
 import pytest
 
+from components import storage
 from components.config import UserError
 from components.training.checkpoints import is_complete, latest, mark_complete, prepare
+from tests.object_store import s3_server
 
 JOB = {"model": "a", "settings": "b"}
 
@@ -49,3 +53,29 @@ def test_checkpoints_of_another_job_are_refused_by_what_differs(tmp_path):
     with pytest.raises(UserError, match="another model:"):
         prepare(tmp_path, {**JOB, "model": "other"})
     assert latest(tmp_path) is not None
+
+
+def test_a_run_in_an_object_store_goes_on_from_its_last_whole_checkpoint_on_another_host(tmp_path, monkeypatch):
+    monkeypatch.setenv(storage.SCRATCH_VARIABLE, str(tmp_path))
+    place = "s3://team/demo"
+    folder = storage.folder(place) / "train_sft" / "key" / "checkpoints"
+    with s3_server("team"):
+        assert prepare(folder, JOB, place) is None
+        for step in (4, 8):
+            mark_complete(checkpoint(folder, step, complete=False), step, place)
+        shutil.rmtree(folder / "checkpoint-4")  # as the trainer does with the oldest
+        mark_complete(checkpoint(folder, 12, complete=False), 12, place)
+        assert {name.partition("/")[0] for name in storage.listing(f"{place}/train_sft/key/checkpoints")} == {
+            *("identity.json", "checkpoint-8", "checkpoint-12")
+        }
+        assert prepare(folder, JOB, place) == folder / "checkpoint-12", "what is here is not fetched"
+        shutil.rmtree(storage.folder(place))
+        found = prepare(folder, JOB, place)
+        assert found == folder / "checkpoint-12" and is_complete(found)
+        shutil.rmtree(storage.folder(place))
+        cut = f"{place}/train_sft/key/checkpoints/checkpoint-12/global_step/state.pt"
+        storage.remove(cut)
+        assert prepare(folder, JOB, place) == folder / "checkpoint-8", "an upload that was cut off does not count"
+        shutil.rmtree(storage.folder(place))
+        with pytest.raises(UserError, match="another model:"):
+            prepare(folder, {**JOB, "model": "other"}, place)

@@ -13,6 +13,7 @@ class Log:
 
     path: Path
     dies_at: int | None = None
+    storage: str = ""
 
     def log_metrics(self, metrics, step):
         with self.path.open("a") as lines:

@@ -12,6 +12,7 @@ from components.models import nf4
 from components.models.adapters import AdapterConfig
 
 _ADAM_STATE_BYTES = 12  # per trained parameter: float32 copy of the weight and two float32 moments
+_MOST_LIVE = 1_000_000_000  # weights that ZeRO-3 holds gathered: DeepSpeed's default stage3_max_live_parameters
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I8": 8, "U8": 8, "F8_E4M3": 8, "BOOL": 8}
 
 
@@ -96,6 +97,7 @@ def training_bytes(
     batch_tokens: int,
     bytes_per_value: int = 2,
     shards: int = 1,
+    weight_shards: int = 1,
     nf4_parameters: int = 0,
 ) -> int:
     """Return an estimate of one worker's memory: weights, gradients, Adam's state, activations, logits.
@@ -104,9 +106,12 @@ def training_bytes(
         trained: parameters that are trained.
         batch_tokens: padded tokens of one micro-batch.
         shards: workers that the optimizer's state is divided among (ZeRO 1 to 3).
+        weight_shards: workers that the weights are divided among (ZeRO 3), each gathering some while it computes.
         nf4_parameters: how many of the parameters are held in 4 bits.
     """
     weights = (shape.parameters - nf4_parameters) * bytes_per_value + int(nf4_parameters * nf4.BITS / 8)
+    if weight_shards > 1:
+        weights = -(-weights // weight_shards) + min(shape.parameters, _MOST_LIVE) * bytes_per_value
     optimizer = trained * (bytes_per_value + _ADAM_STATE_BYTES) // shards
     # About 34 stored values a layer and hidden unit in a decoder block (Korthikanti et al. 2022, eq. 1,
     # without the attention matrix, which fused attention does not keep), at one byte each: 34 bytes in 16 bit.

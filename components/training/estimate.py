@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components import storage
 from components.training.rows import split_condition, steps_of
 from components.training.settings import Recipe, TrainingConfig, accumulation
 
@@ -28,7 +29,8 @@ def estimate(config: TrainingConfig, model: str, table: str, *, sides: int) -> d
     if reference is not None and reference.moves:
         takes = "a second model beside it" if config.adapter.name == "none" else "one more pass over the same weights"
         found["reference"] = f"follows the policy every {reference.every} steps, {takes}"
-    return found | {"memory of a worker": _memory(model, Path(config.storage), recipe, config.max_tokens * sides)}
+    home = storage.folder(config.storage)
+    return found | {"memory of a worker": _memory(model, home, recipe, config.max_tokens * sides)}
 
 
 def _steps(table: str, recipe: Recipe, where: str | None) -> str:
@@ -41,10 +43,10 @@ def _steps(table: str, recipe: Recipe, where: str | None) -> str:
     return f"{steps} of {recipe.optim.batch_size} rows, from {rows} in split 'train'"
 
 
-def _memory(model: str, storage: Path, recipe: Recipe, row_tokens: int) -> str:
+def _memory(model: str, home: Path, recipe: Recipe, row_tokens: int) -> str:
     from components.models import sources
 
-    folder = sources.local(model, storage / "cache")
+    folder = sources.local(model, home / "cache")
     if folder is None:
         return f"known once {model} is fetched"
     memory = planned_memory(folder, recipe, recipe.optim.micro_batch_size * row_tokens)
@@ -83,6 +85,7 @@ def planned_memory(folder: Path, recipe: Recipe, batch_tokens: int, dtype: str |
         "batch_tokens": batch_tokens,
         "bytes_per_value": 4 if (dtype or recipe.optim.dtype) == "float32" else 2,
         "shards": recipe.scale.workers if recipe.deepspeed.stage else 1,
+        "weight_shards": recipe.scale.workers if recipe.deepspeed.stage == 3 else 1,
     }
     in_4_bits = memory.linear_parameters(folder) if adapter.quantizes else 0
     own = memory.training_bytes(shape, trained=trained, nf4_parameters=in_4_bits, **common)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def test_training_memory_grows_with_what_is_trained_and_shrinks_with_shards(tiny
     # bf16 gradient, float32 weight, two float32 moments: 14 bytes for each further trained parameter
     assert full - adapter == 14 * (shape.parameters - 1000)
     assert training_bytes(shape, trained=shape.parameters, batch_tokens=64, shards=2) < full
+
+
+def test_zero_3_holds_its_part_of_the_weights_and_what_it_gathers(tiny_model_dir: Path) -> None:
+    shape = replace(read_shape(tiny_model_dir), parameters=7_000_000_000)
+    alone = training_bytes(shape, trained=0, batch_tokens=64)
+    # of 14 GB of weights a quarter, and the thousand million that DeepSpeed may gather
+    assert (
+        training_bytes(shape, trained=0, batch_tokens=64, weight_shards=4)
+        == alone - 14_000_000_000 * 3 // 4 + 2 * 10**9
+    )
 
 
 def test_what_is_no_decoder_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:

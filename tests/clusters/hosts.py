@@ -39,8 +39,8 @@ def what_is_missing() -> str | None:
 def hosts(folder: Path, count: int) -> Iterator[tuple[list[Host], Path]]:
     """Make ``count`` hosts; yield them and the private key that opens them. Nothing of them is left afterwards.
 
-    A host has /root, /tmp, /run and /dev/shm of its own; the rest of the file tree, Python and this project in it, is
-    the machine's, so that ``folder`` must not be in one of these four. The machine itself is on the network, as .254.
+    A host has a home, /tmp, /run and /dev/shm of its own; the rest of the file tree, Python and this project in it, is
+    the machine's, so that ``folder`` must not be in one of these. The machine itself is on the network, as .254.
     """
     key = folder / "key"
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
@@ -62,6 +62,7 @@ def hosts(folder: Path, count: int) -> Iterator[tuple[list[Host], Path]]:
         for daemon in daemons:
             daemon.wait(20)
         for host in made:
+            subprocess.run(["ip", "link", "del", f"{host.name}c"], check=False, capture_output=True)
             subprocess.run(["ip", "netns", "del", host.name], check=False, capture_output=True)
         subprocess.run(["ip", "link", "del", bridge], check=False, capture_output=True)
 
@@ -98,13 +99,17 @@ def _start(host: Host, folder: Path, key: Path) -> subprocess.Popen:
     shutil.copy(f"{key}.pub", folder / "root" / ".ssh" / "authorized_keys")
     (folder / "root" / ".ssh" / "authorized_keys").chmod(0o600)
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "etc" / "host_key"))
+    lines = Path("/etc/passwd").read_text().splitlines()
+    own = f"root:x:0:0:root:{host.home}:/bin/bash"
+    others = [line for line in lines if not line.startswith("root:")]
+    (folder / "etc" / "passwd").write_text("\n".join([own, *others]) + "\n")
     settings = folder / "etc" / "sshd_config"
     settings.write_text(
         f"Port 22\nListenAddress {host.address}\nHostKey {folder}/etc/host_key\nPidFile none\nUsePAM no\n"
         "PermitRootLogin prohibit-password\nPasswordAuthentication no\nStrictModes no\nAcceptEnv *\n"
     )
     steps = [
-        f"mount --bind {folder}/root /root",
+        f"mount --bind {folder}/etc/passwd /etc/passwd",
         f"mount --bind {folder}/shm /dev/shm",
         f"mount --bind {folder}/run /run",
         f"mount --bind {folder}/tmp /tmp",

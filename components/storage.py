@@ -163,7 +163,8 @@ def download(target: str, path: Path) -> Path:
         return path
     system, source = _open(target)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
+    for name in found:  # pyarrow makes only the folders that the store itself has as such
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
     try:
         fs.copy_files(source, str(part), source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
         _replace(part, path)

@@ -40,7 +40,7 @@ def _binary(name: str) -> str | None:
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A PostgreSQL of its own in a folder of its own; its address as SQLAlchemy writes it."""
-    pytest.importorskip("psycopg2", reason="the driver comes with pip install 'raylign[team]'")
+    pytest.importorskip("psycopg", reason="the driver comes with pip install 'raylign[team]'")
     initdb, postgres = _binary("initdb"), _binary("postgres")
     if not initdb or not postgres:
         pytest.skip("no PostgreSQL here: apt-get install postgresql")
@@ -64,7 +64,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             )
         try:
             _await(port, server, folder / "log")
-            yield f"postgresql://raylign@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg://raylign@127.0.0.1:{port}/postgres"
         finally:
             server.terminate()
             server.wait(30)
@@ -73,15 +73,15 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _await(port: int, server: subprocess.Popen, log: Path) -> None:
-    import psycopg2
+    import psycopg
 
     deadline = time.monotonic() + _START_TIMEOUT_S
     while True:
         assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
         try:
-            psycopg2.connect(host="127.0.0.1", port=port, user="raylign", dbname="postgres").close()
+            psycopg.connect(host="127.0.0.1", port=port, user="raylign", dbname="postgres").close()
             return
-        except psycopg2.OperationalError:
+        except psycopg.OperationalError:
             time.sleep(0.2)
 
 

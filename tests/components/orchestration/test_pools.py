@@ -142,6 +142,18 @@ def test_every_pool_of_a_cloud_has_a_price_and_the_prices_a_source_and_a_date() 
         assert prices["source"].startswith("https://") and prices["noted"] and prices["currency"] == "USD"
 
 
+def test_the_readmes_command_plans_as_written(tmp_path: Path) -> None:
+    text = (
+        (ROOT / "README.md").read_text().replace("\\\n", " ").replace("s3://<bucket>/<folder>", f"{tmp_path}/storage")
+    )
+    commands = [line.split() for line in text.splitlines() if line.startswith("python ") and "--cluster" in line]
+    assert commands
+    for words in commands:
+        done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert "training: 16 x {CPU: 1, GPU: 1}, ZeRO-3 over 16" in done.stdout and "cost an hour: " in done.stdout
+
+
 def test_the_command_line_plans_and_starts_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "workflows.serve", "workflows/configs/serve/demo.yaml", f"storage={tmp_path}/s"]
 

@@ -14,6 +14,7 @@ import pytest
 from components.tracking.run import Result, find_result, finish_run, open_run, read_curves
 from tests.object_store import free_port, mlflow_server
 
+ROOT = Path(__file__).resolve().parents[3]
 _START_TIMEOUT_S = 60
 _WRITER = """
 import sys
@@ -92,7 +93,7 @@ def test_two_writers_at_once_lose_nothing(database: str, tmp_path: Path, monkeyp
     with mlflow_server(tmp_path / "artifacts", database, workers=2) as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
         writers = [
-            subprocess.Popen([sys.executable, "-c", _WRITER, name, str(storage), str(count)], cwd=Path.cwd())
+            subprocess.Popen([sys.executable, "-c", _WRITER, name, str(storage), str(count)], cwd=ROOT)
             for name in ("ann", "bob")
         ]
         assert [writer.wait(180) for writer in writers] == [0, 0]

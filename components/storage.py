@@ -175,6 +175,11 @@ def download(target: str, path: Path) -> Path:
     return path
 
 
+def is_copy(path: Path) -> bool:
+    """Return whether what lies at ``path`` is what ``download`` has put there."""
+    return path.with_name(f".{path.name}{_NOTE}").is_file()
+
+
 def table_options(target: str, env: Mapping[str, str] = os.environ) -> dict[str, str] | None:
     """Return what LanceDB needs to know of an object store beyond the credentials, which it finds itself."""
     endpoint = _endpoint(env)

@@ -48,7 +48,11 @@ def _addressed(value: Any, run: Run, place: str) -> Any:
     target = storage.address(place, path)
     if not storage.is_remote(target):
         return value
-    own, kept = Path(path).is_relative_to(run.dir), Path(path).is_relative_to(run.cache)
-    if Path(path).exists() and not own and not (kept and storage.exists(target)):  # a cache's files never change
+    if Path(path).exists() and not Path(path).is_relative_to(run.dir) and not _is_there(Path(path), target, run):
         storage.upload(Path(path), target)
     return target + mark + table
+
+
+def _is_there(path: Path, target: str, run: Run) -> bool:
+    """Return whether the store has it already: an input that was fetched, or part of a cache, which never changes."""
+    return storage.is_copy(path) or (path.is_relative_to(run.cache) and storage.exists(target))

@@ -71,8 +71,10 @@ def test_a_step_done_on_one_host_is_done_for_another(team: str, move, tmp_path: 
 def test_a_run_folder_and_a_registered_model_reach_other_hosts(team: str, move, tiny_model_dir: Path) -> None:
     model = f"{team}/models/tiny"
     storage.upload(tiny_model_dir, model)
+    before = storage.listing(model)
     done = _run(promote, promote.Promote, [f"model={model}", "name=tiny", f"storage={team}"])
     assert done["outputs"]["model"] == model, "what is handed on is the address, not this host's copy"
+    assert storage.listing(model) == before, "and what came from the store is not written there again"
     move("second")
     home = storage.folder(team)
     home.mkdir(parents=True)

@@ -65,7 +65,7 @@ def content_hash(*parts: str) -> str:
 
 @dataclass(frozen=True)
 class Document:
-    """One text of a corpus, as a source reads it."""
+    """One text of a corpus, as a source reads it, or a piece of one that is too long to be read at once."""
 
     doc_id: str
     text: str
@@ -74,6 +74,10 @@ class Document:
     group: str = ""
     symbol: str | None = None
     metadata: str = "{}"
+    date: str | None = None
+    form: str = "text"
+    pages: list[dict[str, Any]] = field(default_factory=list)
+    offset: int = 0
 
     def row(self) -> dict[str, Any]:
         """Return the plain row that ``DOCUMENT`` describes."""

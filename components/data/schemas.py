@@ -10,10 +10,14 @@ PROMPT_PASSAGE = pa.struct(
     [("passage_id", pa.string()), ("text", pa.string()), ("title", pa.string()), ("source", pa.string())]
 )
 VOTE = pa.struct([("annotator", pa.string()), ("prefers", pa.string())])  # prefers: chosen | rejected | tie
+PAGE = pa.struct([("start", pa.int64()), ("label", pa.string())])  # start: in the text, in characters
 STEP = pa.struct([("text", pa.string()), ("label", pa.float64())])  # label: 1 right, 0 wrong, null: not known
 
 _GENERATION = ("generation", "round", "policy_digest", "sampling", "judge", "judge_digest")
-OPTIONAL = frozenset({"votes", *_GENERATION})  # columns that rows and older tables may lack; they are null there
+_PLACE = ("section", "page", "date")
+OPTIONAL = frozenset(
+    {"votes", *_GENERATION, *_PLACE}
+)  # columns that rows and older tables may lack; they are null there
 
 DOCUMENT = pa.schema(
     [
@@ -24,6 +28,10 @@ DOCUMENT = pa.schema(
         ("group", pa.string()),  # what belongs together: a folder, a module
         ("symbol", pa.string()),  # the qualified name it documents; null for prose
         ("metadata", pa.string()),  # JSON
+        ("date", pa.string()),  # of its last change, as 2026-03-01 or 2026-03-01T09:30:00Z; null where nothing tells
+        ("form", pa.string()),  # text | markdown
+        ("pages", pa.list_(PAGE)),  # where each begins; none where the form has no pages
+        ("offset", pa.int64()),  # characters of the document before this text, which is a piece of it
     ]
 )
 
@@ -43,6 +51,9 @@ PASSAGE = pa.schema(
         ("symbol", pa.string()),
         ("metadata", pa.string()),  # JSON
         ("embedder", pa.string()),  # digest of the embedder that made the vector
+        ("section", pa.string()),  # headings above its start, outermost first: "Install > On a server"
+        ("page", pa.string()),  # label of the page that it starts on, as a viewer shows it
+        ("date", pa.string()),  # of the document; sorts by time
     ]
 )
 

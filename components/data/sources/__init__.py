@@ -11,13 +11,11 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from components.config import Config, Field
 from components.data import menu
+from components.data.readers import Unreadable
 from components.data.records import Document
 
+__all__ = ["Source", "SourceConfig", "Unreadable", "list_parts", "read_part"]
 _FOLDER = "components.data.sources"
-
-
-class Unreadable(Exception):
-    """A part that cannot be read; the message is the reason. The run goes on without it."""
 
 
 class SourceConfig(Config):
@@ -30,7 +28,8 @@ class SourceConfig(Config):
 
     def corpus_name(self) -> str:
         """Return the name that tells this corpus from the others in the same table."""
-        return self.corpus or ":".join(filter(None, [self.name, getattr(self, "path", "")]))
+        place = getattr(self, "path", None) or getattr(self, "url", None)
+        return self.corpus or ":".join(filter(None, [self.name, place]))
 
 
 Source = Annotated[SerializeAsAny[SourceConfig], BeforeValidator(lambda values: menu.chosen(_FOLDER, values, "source"))]
@@ -48,7 +47,9 @@ def list_parts(config: SourceConfig) -> list[dict[str, Any]]:
 def read_part(name: str, part: dict[str, Any]) -> Iterator[Document]:
     """Yield the documents of one part of the source ``name``; runs on a worker.
 
+    A long document comes in several, one after the other, which have its ``doc_id`` and say where they start.
+
     Raises:
-        Unreadable: the part cannot be parsed.
+        Unreadable: the part cannot be parsed; raised before the first document.
     """
     yield from menu.module(_FOLDER, name).read(part)

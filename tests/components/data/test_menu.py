@@ -10,7 +10,7 @@ FOLDER = "components.data.sources"
 
 
 def test_files_are_the_menu_and_private_ones_are_not() -> None:
-    assert menu.names(FOLDER) == ["folder", "jsonl", "python_docs"]
+    assert menu.names(FOLDER) == ["csv", "folder", "git", "jsonl", "python_docs", "urls"]
 
 
 @pytest.mark.parametrize("name", menu.names(FOLDER))
@@ -27,7 +27,7 @@ def test_a_section_becomes_the_config_that_its_name_chooses() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"name": "foldr"}, "no 'foldr'.*folder, jsonl, python_docs"),
+        ({"name": "foldr"}, "no 'foldr'.*csv, folder, git, jsonl, python_docs, urls"),
         ({"path": "x"}, "'source' needs a name"),
         ("folder", "'source' needs a name"),
         ({"name": "folder", "pth": "x", "path": "y"}, "unknown key 'source.pth': did you mean 'path'"),

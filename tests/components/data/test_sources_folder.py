@@ -1,10 +1,12 @@
 """Folders of txt, md, html and pdf files, good and broken."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from components.config import UserError
+from components.config import UserError, parse
 from components.data.sources import Unreadable, list_parts, read_part
 from components.data.sources.folder import Folder
 
@@ -75,7 +77,7 @@ def test_what_cannot_be_parsed_says_why(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(Unreadable, match=says):
             _read(tmp_path, name)
-    with pytest.raises(Exception, match=r"\w"):  # pypdf's own error; the stream reports any
+    with pytest.raises(Unreadable, match="no PDF that can be read"):
         _read(tmp_path, "broken.pdf")
 
 
@@ -89,8 +91,95 @@ def test_a_folder_that_cannot_be_a_corpus_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".git" / "readme.txt").write_text("x")
     with pytest.raises(UserError, match="holds no files"):
         _parts(tmp_path)
-    (tmp_path / "a.docx").write_text("x")
-    with pytest.raises(UserError, match=r"other kinds \(.docx\): we read .txt, .md"):
+    (tmp_path / "a.xlsx").write_text("x")
+    with pytest.raises(UserError, match=r"other kinds \(.xlsx\): we read .txt, .md"):
         _parts(tmp_path)
     with pytest.raises(UserError, match="is a file"):
-        _parts(tmp_path / "a.docx")
+        _parts(tmp_path / "a.xlsx")
+
+
+def test_word_files_are_read(tmp_path: Path) -> None:
+    from docx import Document
+
+    document = Document()
+    document.add_heading("Tea", 1)
+    document.add_paragraph("Eighty degrees.")
+    document.save(str(tmp_path / "a.DOCX"))
+    found = _read(tmp_path, "a.DOCX")
+    assert (found.text, found.title, found.form) == ("# Tea\n\nEighty degrees.", "Tea", "markdown")
+
+
+def test_links_loops_and_pipes_are_named_and_end(tmp_path: Path) -> None:
+    root, other = tmp_path / "root", tmp_path / "other"
+    root.mkdir()
+    other.mkdir()
+    (other / "b.txt").write_text("b")
+    (root / "a.txt").write_text("a")
+    (root / "file.txt").symlink_to(other / "b.txt")
+    (root / "up").symlink_to(root)
+    (root / "self.txt").symlink_to(root / "self.txt")
+    (root / "gone.txt").symlink_to(root / "nowhere.txt")
+    os.mkfifo(root / "pipe.txt")
+    said = {}
+    for part in _parts(root):
+        try:
+            said[part["doc_id"]] = next(read_part("folder", part)).text
+        except Unreadable as error:
+            said[part["doc_id"]] = str(error)
+    assert said["a.txt"] == "a" and said["file.txt"] == "b"
+    assert "link to a folder" in said["up"] and "leads" in said["self.txt"] and "leads nowhere" in said["gone.txt"]
+    assert "a pipe" in said["pipe.txt"]
+
+
+def test_very_deep_folders_are_walked_and_too_deep_ones_named(tmp_path: Path) -> None:
+    """A path may have 4,096 bytes: a file under 1,500 folders is read, of 3,000 the first that is too far is named."""
+    (tmp_path / "root").mkdir()
+    place = os.open(tmp_path / "root", os.O_RDONLY)
+    for depth in range(3000):
+        if depth == 1500:
+            with open(os.open("deep.txt", os.O_CREAT | os.O_WRONLY, dir_fd=place), "w") as stream:
+                stream.write("deep")
+        os.mkdir("d", dir_fd=place)
+        below = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.close(place)
+    try:
+        parts = _parts(tmp_path / "root")
+        (deep,) = [part for part in parts if part["doc_id"].endswith("deep.txt")]
+        assert next(read_part("folder", deep)).text == "deep"
+        (too_deep,) = [part for part in parts if "error" in part]
+        with pytest.raises(Unreadable, match="cannot be read: File name too long"):
+            next(read_part("folder", too_deep))
+    finally:
+        subprocess.run(["rm", "-rf", str(tmp_path / "root")], check=True)
+
+
+def test_a_long_text_comes_in_pieces_of_one_document(tmp_path: Path) -> None:
+    (tmp_path / "long.md").write_text("# Long\n\n" + "A line of words.\n" * 100_000)
+    (part,) = _parts(tmp_path)
+    found = list(read_part("folder", part))
+    assert len(found) == 2 and {document.doc_id for document in found} == {"long.md"}
+    assert {document.title for document in found} == {"Long"}
+    assert found[1].offset == len(found[0].text) and len(found[0].text) + len(found[1].text) == 1_700_008
+    (tmp_path / "long.md").write_text(" " * 3_000_000)
+    with pytest.raises(Unreadable, match="no text"):
+        list(read_part("folder", part))
+
+
+def test_a_large_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "a.pdf").open("wb") as stream:
+        stream.truncate(65 << 20)
+    with pytest.raises(Unreadable, match="it has 65 MiB, and at most 64 are read"):
+        _read(tmp_path, "a.pdf")
+
+
+def test_the_users_encoding_is_for_what_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Möwe".encode("cp1252"))
+    (tmp_path / "b.txt").write_text("Möwe")
+    parts = list_parts(Folder(name="folder", path=str(tmp_path), encoding="cp1252"))
+    assert {next(read_part("folder", part)).text for part in parts} == {"Möwe"}
+    with pytest.raises(UserError, match="no such encoding"):
+        parse(Folder, {"name": "folder", "path": "x", "encoding": "klingon"})
+    with pytest.raises(UserError, match="no such encoding"):
+        parse(Folder, {"name": "folder", "path": "x", "encoding": "hex"})

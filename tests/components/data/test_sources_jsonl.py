@@ -1,12 +1,13 @@
 """JSON-lines corpora: every row is checked with its line number before anything starts."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from components.config import UserError
-from components.data.sources import list_parts, read_part
+from components.data.sources import Unreadable, list_parts, read_part
 from components.data.sources.jsonl import Jsonl
 
 
@@ -77,3 +78,53 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
         list_parts(Jsonl(name="jsonl", path=str(tmp_path / "nowhere.jsonl")))
     with pytest.raises(UserError, match="is a folder"):
         list_parts(Jsonl(name="jsonl", path=str(tmp_path)))
+
+
+def test_wrong_rows_are_put_aside_if_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        '{"text": "a", "id": 1}',
+        '{"text": ',
+        "",
+        '{"text": "b", "id": 1}',
+        '{"text": "c\\u0000"}',
+        '{"text": "d"}',
+    ]
+    path.write_text("\n".join(lines))
+    parts = list_parts(Jsonl(name="jsonl", path=str(path), wrong_rows="quarantine"))
+    said = {part["doc_id"]: part["error"] for part in parts if "error" in part}
+    assert [name.rpartition(" ")[2] for name in said] == ["2", "4", "5"]
+    assert "the same id or text as line 1" in said["rows.jsonl, line 4"]
+    assert "zero characters" in said["rows.jsonl, line 5"]
+    documents = [document for part in parts if "error" not in part for document in read_part("jsonl", part)]
+    assert [document.text for document in documents] == ["a", "d"]
+    with pytest.raises(Unreadable, match="not valid JSON"):
+        next(read_part("jsonl", next(part for part in parts if "error" in part)))
+
+
+def test_a_line_of_many_megabytes_is_named_in_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with path.open("wb") as stream:
+        stream.write(b'{"text": "a"}\n[')
+        for _ in range(100):
+            stream.write(b"0," * 500_000)
+        stream.write(b'0]\n{"text": "b"}\n')
+    tracemalloc.start()
+    with pytest.raises(UserError, match="line 2: it is longer than 16 MiB"):
+        list_parts(Jsonl(name="jsonl", path=str(path)))
+    parts = list_parts(Jsonl(name="jsonl", path=str(path), wrong_rows="quarantine"))
+    documents = [document for part in parts if "error" not in part for document in read_part("jsonl", part)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [document.text for document in documents] == ["a", "b"]
+    assert peak < 64e6
+
+
+def test_dates_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "on": "2026-03-01"}\n{"text": "b"}\n')
+    _, (first, second) = _documents(path, date="on")
+    assert (first.date, second.date, first.metadata) == ("2026-03-01", None, "{}")
+    path.write_text('{"text": "a", "on": "yesterday"}\n')
+    with pytest.raises(UserError, match="line 1: 'on' must be a date as 2026-03-01, got 'yesterday'"):
+        _documents(path, date="on")

@@ -1,19 +1,27 @@
 """The menu of chunkers: each file ``x.py`` holds the config class ``X`` and the callable ``x``.
 
-``x(tokenizer, config)`` returns a function from a text to its spans: pieces by character position, in
-order, none over the limit.
+``x(tokenizer, config, embed)`` returns a function from a text and its document's name to places, (start, end) in
+characters. ``chunker`` makes spans of them that hold what all promise, whatever the text: in order, none within
+another, without surrounding white space, none over the limit, none repeating more than it may, and together all of
+the text but white space.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny, model_validator
 
 from components.config import Config, Field
 from components.data import menu
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _FOLDER = "components.retrieval.chunkers"
+Place = tuple[int, int]
+Places = Callable[[str, str], Sequence[Place]]  # text, name of its document → where its pieces are
+Embed = Callable[[Sequence[str]], "np.ndarray"]  # texts → unit vectors, float32 [len(texts), dimension]
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,22 @@ Chunker = Annotated[
 ]
 
 
-def chunker(tokenizer: Any, config: ChunkerConfig) -> Callable[[str], list[Span]]:
-    """Return the chosen chunker, ready to cut texts; ``tokenizer`` is a ``tokenizers.Tokenizer``."""
-    return menu.entry(_FOLDER, config.name)(tokenizer, config)
+def chunker(tokenizer: Any, config: ChunkerConfig, embed: Embed | None = None) -> Callable[..., list[Span]]:
+    """Return the chosen chunker, ready to cut texts: a function of a text and, if known, its document's name.
+
+    Args:
+        tokenizer: a ``tokenizers.Tokenizer`` that neither truncates nor pads.
+        embed: for the chunker that compares sentences by meaning; the others do not call it.
+
+    Raises:
+        UserError: there is no such chunker, or it needs an embedder and was given none.
+    """
+    from components.retrieval.chunkers._spans import Finisher
+
+    places: Places = menu.entry(_FOLDER, config.name)(tokenizer, config, embed)
+    finisher = Finisher(tokenizer, config.max_tokens, config.overlap)
+
+    def cut(text: str, name: str = "") -> list[Span]:
+        return finisher.spans(text, places(text, name)) if text.strip() else []
+
+    return cut

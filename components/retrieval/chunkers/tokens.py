@@ -1,10 +1,9 @@
 """Pieces of at most so many tokens, cut at the best boundary that fits: paragraph, line, sentence, word."""
 
 import re
-from collections.abc import Callable
 from typing import Any, Literal
 
-from components.retrieval.chunkers import ChunkerConfig, Span
+from components.retrieval.chunkers import ChunkerConfig, Embed, Place, Places
 
 # One line that ends like a title or a signature, and the blank line after it.
 _HEADING = re.compile(r"^(?=\S)([^\n]*[^\n.!?,;:\s])[ \t]*\n[ \t]*\n(?=[^\n])", re.MULTILINE)
@@ -16,22 +15,17 @@ class Tokens(ChunkerConfig):
     name: Literal["tokens"] = "tokens"
 
 
-def tokens(tokenizer: Any, config: Tokens) -> Callable[[str], list[Span]]:
-    """Return a function that cuts a text; its spans have no surrounding white space, white space alone has none.
-
-    A heading stays with what follows it where both fit.
-    """
+def tokens(tokenizer: Any, config: Tokens, embed: Embed | None = None) -> Places:
+    """Return the function that cuts a text. A heading stays with what follows it where both fit."""
     from semantic_text_splitter import TextSplitter
 
     splitter = TextSplitter.from_huggingface_tokenizer(tokenizer, config.max_tokens, overlap=config.overlap)
 
-    def cut(text: str) -> list[Span]:
+    def places(text: str, name: str) -> list[Place]:
         pieces = splitter.chunk_indices(_without_breaks_after_headings(text))
-        places = [(start, start + len(piece)) for start, piece in pieces]
-        encoded = tokenizer.encode_batch([text[start:end] for start, end in places], add_special_tokens=False)
-        return [Span(start, end, len(one.ids)) for (start, end), one in zip(places, encoded, strict=True)]
+        return [(start, start + len(piece)) for start, piece in pieces]
 
-    return cut
+    return places
 
 
 def _without_breaks_after_headings(text: str) -> str:

@@ -15,6 +15,7 @@ from components.config import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+COMPLETE = "complete"  # the tag of the version that readers see of a table that takes several commits to change
 _KEYS_PER_DELETE = 500
 _CELLS_SEARCHED = 16  # of a vector index; near-duplicates lie in the same cell or next to it
 
@@ -56,9 +57,11 @@ def exists(ref: str) -> bool:
 
 
 def pin(ref: str) -> str:
-    """Return the reference with a version: its own, else the table's latest."""
-    uri, name, _ = parse_ref(ref)
-    return make_ref(uri, name, open_table(ref).version)
+    """Return the reference with a version: its own, else the one tagged as complete, else the table's latest."""
+    uri, name, version = parse_ref(ref)
+    table = open_table(ref)
+    tag = table.tags.list().get(COMPLETE) if version is None else None
+    return make_ref(uri, name, int(tag["version"]) if tag else table.version)
 
 
 def open_table(ref: str) -> Any:

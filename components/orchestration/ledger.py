@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,8 +109,23 @@ def _digest(path: Path) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
         return digest.hexdigest()
-    for entry in sorted(path.rglob("*")):
-        if entry.is_file():
-            status = entry.stat()
-            digest.update(f"{entry.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    for entry in sorted(_files_below(path)):
+        status = entry.stat()
+        name = os.fsencode(entry.relative_to(path))  # a name need not be UTF-8
+        digest.update(name + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield every file below a folder, however deep; links to folders are not followed."""
+    waiting = [folder]
+    while waiting:
+        try:
+            entries = list(os.scandir(waiting.pop()))
+        except OSError:  # what cannot be listed is for whoever reads the folder to tell
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+            elif Path(entry.path).is_file():
+                yield Path(entry.path)

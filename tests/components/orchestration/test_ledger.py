@@ -1,5 +1,7 @@
 """Step keys change with everything that decides a result, and with nothing else."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,19 @@ def test_references_are_found_wherever_they_stand() -> None:
         ("inner.file", "path"),
         ("rows.1.file", "path"),
     }
+
+
+def test_a_folder_may_be_deeper_than_a_call_stack(tmp_path: Path) -> None:
+    place = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=place)
+        below = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    try:
+        before = step_key("w", Toy(file=str(tmp_path)))
+        os.close(os.open("deep.txt", os.O_CREAT | os.O_WRONLY, dir_fd=place))
+        assert step_key("w", Toy(file=str(tmp_path))) != before
+    finally:
+        os.close(place)
+        subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)

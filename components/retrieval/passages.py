@@ -1,23 +1,32 @@
 """What runs on workers while an index is built: reading and chunking parts of a corpus, embedding the new rows."""
 
+import bisect
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from components.config import UserError
+from components.data.outline import Outline
 from components.data.records import Document, content_hash
 from components.data.schemas import PASSAGE
 from components.data.sources import Unreadable, read_part
 from components.retrieval.chunkers import ChunkerConfig, chunker
 from components.retrieval.embed import Dtype, Embedder, load_tokenizer, max_input_tokens
 
+if TYPE_CHECKING:
+    import numpy as np
+
+_ROWS_PER_TABLE = 512
 THREADS = 2  # of an embedding actor
-DESCRIPTION = ("start", "end", "source", "title", "group", "symbol", "metadata")  # may change while the text stays
+_LONGEST_TITLE = 300  # characters; it is repeated with every passage
+# What may change while the text stays.
+DESCRIPTION = ("start", "end", "source", "title", "group", "symbol", "metadata", "section", "page", "date")
 ROW = pa.schema(
     [
         *PASSAGE,
@@ -25,6 +34,7 @@ ROW = pa.schema(
         ("part", pa.int64()),
         ("state", pa.string()),  # new | moved (text known, description not) | same | failed
         ("input", pa.string()),  # what is embedded
+        ("input_tokens", pa.int64()),
         ("error", pa.string()),
     ]
 )
@@ -41,59 +51,134 @@ class Corpus:
     chunker: ChunkerConfig
 
 
+class Chunking:
+    """What a worker loads once to cut documents: the tokenizer, the chunker, and the embedder if that asks for it."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+        self.tokenizer = load_tokenizer(corpus.embedder_folder)
+        self.cut = chunker(self.tokenizer, corpus.chunker, self._embed)
+        self.room = max_input_tokens(corpus.embedder_folder)
+        self._embedder: Embedder | None = None
+
+    def _embed(self, texts: Sequence[str]) -> "np.ndarray":
+        if self._embedder is None:
+            self._embedder = Embedder(self.corpus.embedder_folder)
+        return self._embedder.documents(texts)
+
+
+@dataclass
+class _Named:
+    """The document at hand, which may come in pieces: how often it has said what."""
+
+    doc_id: str
+    occurrences: Counter[str] = field(default_factory=Counter)
+
+
 def read_and_chunk(batch: pa.Table, corpus: Corpus, known: Any) -> Iterator[pa.Table]:
-    """Turn parts into rows without vectors; a part that cannot be read becomes one row with the reason.
+    """Turn a block of parts into rows, as ``chunk_parts``; ``known`` is a Ray reference of what that wants."""
+    import ray
+
+    yield from chunk_parts(batch.to_pylist(), corpus, ray.get(known))
+
+
+def chunk_parts(items: Iterable[dict[str, Any]], corpus: Corpus, known: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Turn parts into tables of ``ROW`` without vectors; a part that cannot be read becomes one row with the reason.
+
+    Rows leave document by document, so that no more than one, or a piece of a long one, is in memory.
+
+    Args:
+        items: ``part``, its number, and ``payload``, the part as JSON.
+        known: passage_id → ``facts_hash`` of what the table has.
 
     Raises:
         UserError: a file was changed after its rows were checked.
     """
-    import ray
-
-    facts_of = ray.get(known)
-    tokenizer = load_tokenizer(corpus.embedder_folder)
-    cut = chunker(tokenizer, corpus.chunker)
-    room = max_input_tokens(corpus.embedder_folder)
-    for item in batch.to_pylist():
-        part = json.loads(item["payload"])
-        try:
-            documents = list(read_part(corpus.source, part))
-            rows = [row for document in documents for row in _rows(document, corpus, cut, tokenizer, room)]
-        except Unreadable as error:
-            rows = [_failure(part, str(error))]
-        except UserError:  # what was checked on the driver is wrong now: stop before rows are taken for gone
-            raise
-        except Exception as error:  # parsers of foreign formats raise whatever they like
-            rows = [_failure(part, f"{type(error).__name__}: {error}")]
-        for row in rows:
-            row["part"] = item["part"]
-            row.setdefault("state", _state(facts_of.get(row["passage_id"]), row))
-        yield pa.Table.from_pylist(rows, schema=ROW)
+    chunking = Chunking(corpus)
+    for item in items:
+        for rows in _tables(json.loads(item["payload"]), chunking):
+            sent = [_sent(row, item["part"], known) for row in rows]
+            yield pa.Table.from_pylist(sent, schema=ROW)
 
 
-def _rows(document: Document, corpus: Corpus, cut: Any, tokenizer: Any, room: int) -> Iterator[dict[str, Any]]:
-    occurrences: Counter[str] = Counter()
-    title_tokens = len(tokenizer.encode(document.title, add_special_tokens=False).ids)
-    for span in cut(document.text):
+def _tables(part: dict[str, Any], chunking: Chunking) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of each document of a part, and at least one row."""
+    named, is_empty = _Named(""), True
+    try:
+        for document in read_part(chunking.corpus.source, part):
+            if document.doc_id != named.doc_id:
+                named = _Named(document.doc_id)
+            for rows in _batched(rows_of(document, chunking, named.occurrences)):
+                is_empty = False
+                yield rows
+    except Unreadable as error:
+        yield [_failure(part, str(error))]
+    except UserError:  # what was checked on the driver is wrong now: stop before rows are taken for gone
+        raise
+    except Exception as error:  # parsers of foreign formats raise whatever they like
+        yield [_failure(part, f"{type(error).__name__}: {error}")]
+    else:
+        if is_empty:
+            yield [_failure(part, "it holds no text")]
+
+
+def rows_of(document: Document, chunking: Chunking, occurrences: Counter[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a document, without vectors; ``occurrences`` counts what it said in pieces before this one."""
+    corpus, title = chunking.corpus, document.title[:_LONGEST_TITLE]
+    title_tokens = len(chunking.tokenizer.encode(title, add_special_tokens=False).ids)
+    outline = Outline(document.text) if document.form == "markdown" else None
+    for span in chunking.cut(document.text, document.source):
         text = document.text[span.start : span.end]
         # A later piece of a document seldom says what it is about: its title does.
-        titled = not text.startswith(document.title) and title_tokens + span.n_tokens <= room
-        embedded = f"{document.title}\n{text}" if titled else text
-        occurrences[embedded] += 1
+        titled = not text.startswith(title) and title_tokens + span.n_tokens <= chunking.room
+        embedded = f"{title}\n{text}" if titled else text
+        said = content_hash(embedded)  # a long document's texts would fill the memory
+        occurrences[said] += 1
         yield {
-            **document.row(),
-            "passage_id": content_hash(corpus.name, document.doc_id, embedded, str(occurrences[embedded])),
+            "passage_id": content_hash(corpus.name, document.doc_id, embedded, str(occurrences[said])),
             "corpus": corpus.name,
+            "doc_id": document.doc_id,
             "text": text,
-            "start": span.start,
-            "end": span.end,
+            "source": document.source,
+            "title": title,
+            "group": document.group,
+            "start": document.offset + span.start,
+            "end": document.offset + span.end,
             "n_tokens": span.n_tokens,
+            "symbol": document.symbol,
+            "metadata": document.metadata,
             "embedder": corpus.embedder,
+            "section": outline.section(span.start) if outline else None,
+            "page": _page(document, span.start),
+            "date": document.date,
             "input": embedded,
+            "input_tokens": span.n_tokens + (title_tokens if titled else 0),
         }
+
+
+def _batched(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    waiting = iter(rows)
+    while some := list(islice(waiting, _ROWS_PER_TABLE)):
+        yield some
+
+
+def _page(document: Document, start: int) -> str | None:
+    number = bisect.bisect_right([page["start"] for page in document.pages], start)
+    return document.pages[number - 1]["label"] if number else None
 
 
 def _failure(part: dict[str, Any], reason: str) -> dict[str, Any]:
     return {"doc_id": part["doc_id"], "passage_id": None, "state": "failed", "error": reason}
+
+
+def _sent(row: dict[str, Any], part: int, facts_of: Mapping[str, str]) -> dict[str, Any]:
+    """Return a row as it travels: of one that the table has as it is, no more than its name."""
+    state = row.get("state") or _state(facts_of.get(row["passage_id"]), row)
+    if state == "same":
+        row = {name: row[name] for name in ("passage_id", "doc_id")}
+    elif state == "moved":
+        row.pop("input")
+    return {**row, "part": part, "state": state}
 
 
 def _state(known: str | None, row: dict[str, Any]) -> str:
@@ -120,9 +205,13 @@ class EmbedNew:
         is_new = np.array([state == "new" for state in batch.column("state").to_pylist()])
         if not is_new.any():
             return batch
-        vectors = iter(self._model().documents(batch.filter(pa.array(is_new)).column("input").to_pylist()))
+        new = batch.filter(pa.array(is_new))
+        lengths = new.column("input_tokens").to_pylist()
+        vectors = iter(self._model().documents(new.column("input").to_pylist(), lengths))
         column = pa.array([next(vectors) if new else None for new in is_new], type=pa.list_(pa.float32()))
-        return batch.set_column(batch.schema.get_field_index("vector"), "vector", column)
+        for name, values in (("vector", column), ("input", pa.nulls(batch.num_rows, pa.string()))):
+            batch = batch.set_column(batch.schema.get_field_index(name), name, values)
+        return batch
 
     def _model(self) -> Embedder:
         if self._embedder is None:

@@ -39,7 +39,7 @@ def _run(*arguments: str, timeout_s: int = 120) -> tuple[int, dict, str]:
     ("arguments", "words"),
     [
         ((), "the key 'name' is required"),
-        (("pppo",), "'name' got 'pppo': input should be 'ppo' or 'preference'"),
+        (("pppo",), "'name' got 'pppo': input should be 'ppo', 'preference' or 'retrieval'"),
         (("ppo", "nowhere.yaml"), "nowhere.yaml does not exist"),
         (("ppo", "more"), "the configuration file more does not exist"),
         (("ppo", "smaples=2"), "did you mean 'samples'?"),
@@ -47,6 +47,7 @@ def _run(*arguments: str, timeout_s: int = 120) -> tuple[int, dict, str]:
         (("ppo", "iterations=0"), "'ppo.iterations' got 0"),
         (("ppo", "ppo.warmup=0"), "'ppo.warmup' got 0"),
         (("ppo", "stroage=x"), "unknown key 'stroage': did you mean 'storage'?"),
+        (("retrieval", "vectors=10"), "vectors=10 are too few to need an index"),
         (("preference", "pears=x"), "unknown key 'preference.pears': did you mean 'pairs'?"),
         (("preference", "batch_size=6", "micro_batch_size=4"), "batch_size 6 is not a multiple of micro_batch_size 4"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from components.data.readers import Parsed, Unreadable
 
-PIECE_CHARACTERS = 1 << 20
+PIECE_CHARACTERS = 1 << 18
 _BLOCK_BYTES = 1 << 20
 _BOMS = [  # the longer first: that of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -44,7 +44,7 @@ def decode(data: bytes, encoding: str | None = None) -> str:
 
 
 def pieces(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
-    """Yield a text file's text as (characters before, piece), each of about a million characters at most.
+    """Yield a text file's text as (characters before, piece), each of at most a quarter of a million characters.
 
     A piece ends at a paragraph where it can, else at a line, else at a space. The whole file is decoded once before
     the first piece, so that none is yielded of a file that turns out to be no text. Raises as ``decode``.

@@ -167,10 +167,11 @@ def _output(folder: Path, *arguments: str) -> bytes:
     Raises:
         UserError: with git's own words.
     """
-    # It must not ask for a password, nor run what an address of its own kind (ext::) names.
+    # It must not ask for a password, nor run what an address (ext::) or the repository's own settings name.
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh"}
+    environment |= {"GIT_NO_LAZY_FETCH": "1"}
     environment |= {"GIT_SSH_COMMAND": environment.get("GIT_SSH_COMMAND", "ssh -o BatchMode=yes"), "LC_ALL": "C"}
-    command = ["git", "-C", str(folder), *arguments]
+    command = ["git", "-C", str(folder), "-c", "log.showSignature=false", *arguments]
     try:
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False

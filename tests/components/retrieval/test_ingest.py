@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.config import UserError
-from components.data import store
+from components.data import store, versions
 from components.data.sources import list_parts
 from components.data.sources.folder import Folder
 from components.retrieval import ingest as ingestion
@@ -34,7 +34,10 @@ def ingest(tmp_path: Path, minilm: Path, ray_cluster: None):
         config = Folder(name="folder", path=str(tmp_path / "docs"))
         described = ingestion.Corpus(corpus, "folder", embedder, str(minilm), Tokens(max_tokens=30, overlap=0))
         embed = EmbedConfig(dtype="float32", workers=1)
-        return ingestion.ingest(str(tmp_path / "db"), "passages", list_parts(config), described, embed)
+        done = ingestion.ingest(str(tmp_path / "db"), "passages", list_parts(config), described, embed)
+        run.before = store.pin(run.ref)
+        versions.publish(str(tmp_path / "db"), "passages", corpus)
+        return done
 
     run.ref = f"{tmp_path}/db#passages"
     return run
@@ -63,6 +66,7 @@ def test_a_corpus_is_followed_as_it_changes(ingest, minilm: Path) -> None:
     again = ingest({"a.txt": text, "b.md": "# Bees\n\nBees dance."})
     assert (again.embedded, again.deleted) == (0, 0)
     assert store.pin(ingest.ref) == version
+    assert (rows["# Bees\n\nBees dance."]["section"], rows[PARAGRAPHS[0]]["section"]) == ("Bees", None)
 
     moved = "\n\n".join([NEWS, *PARAGRAPHS[1:]])
     changed = ingest({"a.txt": moved, "b.md": b"\xff\xfe\xfa"})  # b.md cannot be read this time: it stays
@@ -73,6 +77,7 @@ def test_a_corpus_is_followed_as_it_changes(ingest, minilm: Path) -> None:
     assert moved[row["start"] : row["end"]] == PARAGRAPHS[2] and row["start"] != rows[PARAGRAPHS[2]]["start"]
     assert row["vector"] == rows[PARAGRAPHS[2]]["vector"]
     assert store.count(version) == 4  # what an earlier run pinned is as it was
+    assert ingest.before == version != store.pin(ingest.ref)  # nobody saw half of the change
 
 
 def test_two_corpora_share_a_table_and_another_embedder_makes_new_vectors(ingest) -> None:

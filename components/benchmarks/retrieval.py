@@ -215,7 +215,8 @@ def run(task: RetrievalTask, setting: Setting) -> Outcome:
         ran = setting.arena.run("vectors", [sys.executable, *vectors_arguments(task, setting)])
         made = {**json.loads(ran.lines[-1]), "peak": ran.peak}
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    page = {side: asdict(own) for side, own in sides.items()} | {"latencies": latencies, "vectors": made}
+    page: dict[str, Any] = {side: asdict(own) for side, own in sides.items()}
+    page |= {"latencies": latencies, "vectors": made}
     return Outcome(json.dumps({**page, "packages": packages}, indent=2), figures(sides, latencies, alike, made))
 
 
@@ -223,7 +224,8 @@ def figures(
     sides: Mapping[str, Built], latencies: Mapping[str, Sequence[float]], alike: float, made: Mapping[str, Any]
 ) -> dict[str, float]:
     """Return every comparison, and what is no comparison."""
-    ours, found = sides["ours"], {}
+    ours = sides["ours"]
+    found: dict[str, float] = {}
     for dtype, peer in sides.items():
         if dtype != "ours":
             name = f"retrieval.build.{dtype}"

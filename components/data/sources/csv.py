@@ -121,10 +121,12 @@ def _header(row: list[str] | None, config: Csv) -> list[str]:
 
 def _add(found: Parts, row: list[str], columns: list[str], config: Csv, place: tuple[int, int, int]) -> None:
     start, end, line = place
+    doc_id: str | None = None
+    wrong: str | None = None
     try:
-        doc_id, wrong = _document(row, columns, config).doc_id, None
+        doc_id = _document(row, columns, config).doc_id
     except ValueError as error:
-        doc_id, wrong = None, str(error)
+        wrong = str(error)
     found.add(doc_id, start, end, line, wrong)
 
 

@@ -1,6 +1,7 @@
 """What makes the promises of all chunkers true: places become spans within the limits."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from components.retrieval.chunkers import Place, Span
@@ -8,6 +9,8 @@ from components.retrieval.chunkers import Place, Span
 # A word-piece tokenizer takes a "word" of thousands of characters for one unknown token: it fits any limit, but no
 # vector says what is in it. Words have about five characters a token; lines of symbols more than twenty at times.
 _CHARACTERS_PER_TOKEN = 32
+_LONGEST_LINE = 10_000  # characters
+_LONG_LINE = re.compile(rf"[^\n]{{{_LONGEST_LINE + 1},}}")
 
 
 class Finisher:
@@ -31,7 +34,8 @@ class Finisher:
 
     def _within_limits(self, text: str, places: Sequence[Place]) -> list[Span]:
         done: list[Span] = []
-        waiting = [window for place in places for window in self._windows(text, place)]
+        size = _CHARACTERS_PER_TOKEN * self._max_tokens
+        waiting = [window for place in places for window in _windows(text, place, size)]
         while waiting:
             sizes = self._count([text[start:end] for start, end in waiting])
             long: list[Place] = []
@@ -42,16 +46,6 @@ class Finisher:
                     long.append(place)
             waiting = [part for place in long for part in self._shorter(text, place)]
         return done
-
-    def _windows(self, text: str, place: Place) -> Iterable[Place]:
-        """Cut a place that has too many characters for its tokens to mean something, at white space if there is any."""
-        start, end = place
-        size = _CHARACTERS_PER_TOKEN * self._max_tokens
-        while end - start > size:
-            gap = next((at for at in range(start + size, start + size // 2, -1) if text[at].isspace()), start + size)
-            yield from filter(None, [_stripped(text, (start, gap))])
-            start = gap
-        yield from filter(None, [_stripped(text, (start, end))])
 
     def _shorter(self, text: str, place: Place) -> list[Place]:
         start, end = place
@@ -117,6 +111,40 @@ def pack(units: Sequence[Place], ruler: Ruler, max_tokens: int, overlap: int) ->
 def _may_repeat(units: Sequence[Place], own: int, last: int, ruler: Ruler, max_tokens: int, overlap: int) -> bool:
     start = units[own][0]
     return ruler.count(start, units[last][1]) <= overlap and ruler.count(start, units[last + 1][1]) <= max_tokens
+
+
+def chunk_with(splitter: Any, text: str) -> list[Place]:
+    """Return the places that a splitter of semantic-text-splitter cuts a text into.
+
+    Where a long line stands among others it looks at all of the rest of the line for each piece, so that its time grows
+    with the square of the length: such lines are handed to it apart, in windows.
+    """
+    return [
+        (start + at, start + at + len(piece))
+        for start, end in _around_long_lines(text)
+        for at, piece in splitter.chunk_indices(text[start:end])
+    ]
+
+
+def _around_long_lines(text: str) -> Iterator[Place]:
+    start = 0
+    for found in _LONG_LINE.finditer(text):
+        if found.start() > start:
+            yield start, found.start()
+        yield from _windows(text, found.span(), _LONGEST_LINE)
+        start = found.end()
+    if start < len(text):
+        yield start, len(text)
+
+
+def _windows(text: str, place: Place, size: int) -> Iterator[Place]:
+    """Cut a place into places of at most so many characters, at white space if there is any near the end."""
+    start, end = place
+    while end - start > size:
+        gap = next((at for at in range(start + size, start + size // 2, -1) if text[at].isspace()), start + size)
+        yield from filter(None, [_stripped(text, (start, gap))])
+        start = gap
+    yield from filter(None, [_stripped(text, (start, end))])
 
 
 def _stripped(text: str, place: Place) -> Place | None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from components.config import Field
 from components.data.readers import suffix_of
 from components.retrieval.chunkers import ChunkerConfig, Embed, Place, Places
+from components.retrieval.chunkers._spans import chunk_with
 from components.retrieval.chunkers.tokens import Tokens, tokens
 
 Language = Literal["python", "javascript", "typescript", "tsx", "java", "go", "rust", "c", "cpp"]
@@ -57,7 +58,7 @@ def code(tokenizer: Any, config: Code, embed: Embed | None = None) -> Places:
             splitters[language] = CodeSplitter.from_huggingface_tokenizer(
                 _grammar(language), tokenizer, config.max_tokens, overlap=config.overlap
             )
-        return [(start, start + len(piece)) for start, piece in splitters[language].chunk_indices(text)]
+        return chunk_with(splitters[language], text)
 
     return places
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from components.data.outline import Heading, headings
 from components.retrieval.chunkers import ChunkerConfig, Embed, Place, Places
-from components.retrieval.chunkers._spans import Ruler
+from components.retrieval.chunkers._spans import Ruler, chunk_with
 
 
 class Markdown(ChunkerConfig):
@@ -30,8 +30,7 @@ def markdown(tokenizer: Any, config: Markdown, embed: Embed | None = None) -> Pl
             if ruler.count(start, end) <= config.max_tokens:
                 made.append((start, end))
             else:
-                found = splitter.chunk_indices(text[start:end])
-                made += [(start + at, start + at + len(piece)) for at, piece in found]
+                made += [(start + at, start + to) for at, to in chunk_with(splitter, text[start:end])]
         return made
 
     return places

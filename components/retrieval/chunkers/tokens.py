@@ -4,6 +4,7 @@ import re
 from typing import Any, Literal
 
 from components.retrieval.chunkers import ChunkerConfig, Embed, Place, Places
+from components.retrieval.chunkers._spans import chunk_with
 
 # One line that ends like a title or a signature, and the blank line after it.
 _HEADING = re.compile(r"^(?=\S)([^\n]*[^\n.!?,;:\s])[ \t]*\n[ \t]*\n(?=[^\n])", re.MULTILINE)
@@ -22,8 +23,7 @@ def tokens(tokenizer: Any, config: Tokens, embed: Embed | None = None) -> Places
     splitter = TextSplitter.from_huggingface_tokenizer(tokenizer, config.max_tokens, overlap=config.overlap)
 
     def places(text: str, name: str) -> list[Place]:
-        pieces = splitter.chunk_indices(_without_breaks_after_headings(text))
-        return [(start, start + len(piece)) for start, piece in pieces]
+        return chunk_with(splitter, _without_breaks_after_headings(text))
 
     return places
 

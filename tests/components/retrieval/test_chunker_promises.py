@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from components.data import menu
-from components.retrieval.chunkers import Span, chunker
+from components.retrieval.chunkers import Embed, Span, chunker
 
 FOLDER = "components.retrieval.chunkers"
 NAMES = ("", "a.py", "b.rs", "c.md", "d.tsx")
@@ -82,9 +82,11 @@ def _embed(texts: Sequence[str]) -> np.ndarray:
     return np.array([vector / np.linalg.norm(vector) for vector in made], dtype=np.float32)
 
 
-def _chunker(name: str, tokenizer: Tokenizer, max_tokens: int, overlap: int) -> Callable[..., list[Span]]:
+def _chunker(
+    name: str, tokenizer: Tokenizer, max_tokens: int, overlap: int, embed: Embed = _embed
+) -> Callable[..., list[Span]]:
     values = {"name": name, "max_tokens": max_tokens, "overlap": overlap}
-    return chunker(tokenizer, menu.chosen(FOLDER, values, "chunker"), _embed)  # type: ignore[arg-type]
+    return chunker(tokenizer, menu.chosen(FOLDER, values, "chunker"), embed)  # type: ignore[arg-type]
 
 
 def check(text: str, spans: list[Span], tokenizer: Tokenizer, max_tokens: int, overlap: int) -> None:
@@ -127,14 +129,12 @@ def test_spans_keep_the_text_the_limits_and_the_order(
 
 @pytest.mark.parametrize("name", menu.names(FOLDER))
 def test_overlap_is_used_where_there_is_room(name: str) -> None:
-    """Twelve sentences of three words and a mark, two to a piece: with room for one, each piece repeats one.
-
-    Those that have boundaries the words do not (topics, headings, syntax) repeat nothing across them.
-    """
+    """Twelve sentences of three words and a mark, all on one topic, three to a piece, with room to repeat one."""
     text = " ".join(f"w{number} is here." for number in range(12))
+    alike = lambda texts: np.ones((len(texts), 2), dtype=np.float32)  # noqa: E731
     repeats = [
         sum(after.start < before.end for before, after in itertools.pairwise(spans))
-        for spans in (_chunker(name, TOKENIZERS["words"], 12, overlap)(text) for overlap in (0, 5))
+        for spans in (_chunker(name, TOKENIZERS["words"], 12, overlap, alike)(text) for overlap in (0, 5))
     ]
     assert repeats[0] == 0 and repeats[1] > 0
 

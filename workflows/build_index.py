@@ -1,6 +1,5 @@
 """Index documents for search: read, cut into passages, embed, keep vectors and full text in LanceDB."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.config import Field, WorkflowConfig
@@ -42,8 +41,8 @@ def main(config: BuildIndex, run: "Run") -> "Result":
         embedder_folder=str(folder),
         chunker=config.chunker,
     )
-    uri = str(Path(config.storage) / "lancedb")
-    with ray_session(config.ray), versions.only_writer(uri, config.table):
+    uri = f"{config.storage}/lancedb"
+    with ray_session(config.ray, config.storage), versions.only_writer(uri, config.table):
         done = ingest.ingest(uri, config.table, parts, corpus, config.embed)
         store.create_fulltext(store.make_ref(uri, config.table), "text")
         index = versions.publish(uri, config.table, corpus.name)

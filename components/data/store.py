@@ -1,13 +1,14 @@
 """LanceDB tables: the only door to lancedb; every reference can pin the version it means.
 
-A reference is ``<folder or URI>#<table>@<version>``; without ``@<version>`` it means the latest.
+A reference is ``<folder or URI>#<table>@<version>``; without ``@<version>`` it means the latest. The version is a
+number, or a tag's name, which moves.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from components import storage
 from components.config import UserError
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COMPLETE = "complete"  # the tag of the version that readers see of a table that takes several commits to change
+VectorIndex = Literal["ivf_flat", "ivf_sq", "ivf_rq", "hnsw_sq"]
 _KEYS_PER_DELETE = 500
 _CELLS_SEARCHED = 16  # of a vector index; near-duplicates lie in the same cell or next to it
+_REFINED = 10  # times as many candidates are measured by their full vectors as are returned
 
 
 def connect(uri: str) -> Any:
@@ -27,11 +30,11 @@ def connect(uri: str) -> Any:
     return lancedb.connect(uri, storage_options=storage.table_options(uri))
 
 
-def parse_ref(ref: str) -> tuple[str, str, int | None]:
-    """Return (uri, table, version or None) of a table reference.
+def parse_ref(ref: str) -> tuple[str, str, int | str | None]:
+    """Return (uri, table, version, tag or None) of a table reference.
 
     Raises:
-        UserError: it has no ``#table`` part, or a version that is no positive number.
+        UserError: it has no ``#table`` part, or a version that is neither a positive number nor a tag's name.
     """
     uri, hash_mark, name = ref.rpartition("#")
     name, at, version = name.partition("@")
@@ -39,12 +42,14 @@ def parse_ref(ref: str) -> tuple[str, str, int | None]:
         raise UserError(f"'{ref}' is no table reference: write <folder>#<table> or <folder>#<table>@<version>")
     if not at:
         return uri, name, None
+    if version.isidentifier() and version != "latest":
+        return uri, name, version
     if not version.isdigit() or int(version) < 1:
         raise UserError(f"'{ref}' asks for version '{version}': a version is a positive number, as in #{name}@3")
     return uri, name, int(version)
 
 
-def make_ref(uri: str, name: str, version: int | None = None) -> str:
+def make_ref(uri: str, name: str, version: int | str | None = None) -> str:
     """Return the reference that ``parse_ref`` takes apart; a local folder becomes absolute."""
     place = uri if "://" in uri else os.path.abspath(uri)
     return f"{place}#{name}" + (f"@{version}" if version is not None else "")
@@ -77,7 +82,7 @@ def open_table(ref: str) -> Any:
     if version is not None:
         try:
             table.checkout(version)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:
             raise UserError(
                 f"table '{name}' in {uri} has no version {version} (its latest is {table.version}): "
                 f"correct '{ref}', or leave the version out for the latest"
@@ -165,6 +170,11 @@ def read_arrow(
     return found
 
 
+def rows(table: Any, columns: Sequence[str], where: str) -> list[dict[str, Any]]:
+    """Return ``columns`` of all rows of an opened table that meet ``where``. Raises UserError on a bad ``where``."""
+    return _found(table.search().limit(None).select(list(columns)), table, where)
+
+
 def count(ref: str, where: str | None = None) -> int:
     """Return the number of rows. Raises as ``read_arrow``."""
     try:
@@ -200,32 +210,74 @@ def require_fulltext(table: Any, column: str) -> None:
         raise UserError(f"table '{table.name}' has no full text index on '{column}': build the index first")
 
 
-def search_vector(ref: Any, vector: Sequence[float], k: int, where: str | None = None) -> list[dict[str, Any]]:
+def search_vector(
+    ref: Any,
+    vector: Sequence[float],
+    k: int,
+    where: str | None = None,
+    *,
+    approximate: bool = False,
+    with_vectors: bool = False,
+) -> list[dict[str, Any]]:
     """Return the ``k`` nearest rows, best first, each with ``score`` = cosine similarity in [-1, 1].
 
-    ``ref`` is a reference or an opened table. The search is exact; ``where`` is applied before it.
+    ``ref`` is a reference or an opened table; ``where`` is applied before the search. That is exact, unless it may be
+    ``approximate`` and there is a vector index: then the cells nearest to the vector are looked at, and what they
+    bring is put in order by the vectors as they were before any compression.
 
     Raises:
         UserError: bad ``where``.
     """
     table = open_table(ref) if isinstance(ref, str) else ref
-    columns = [name for name in table.schema.names if name != "vector"]
     query = table.search(list(vector), vector_column_name="vector").distance_type("cosine").limit(k)
-    query = query.bypass_vector_index().select([*columns, "_distance"])
-    rows = _found(query, table, where)
+    query = query.nprobes(_CELLS_SEARCHED).refine_factor(_REFINED) if approximate else query.bypass_vector_index()
+    rows = _found(query.select([*_columns(table, with_vectors), "_distance"]), table, where)
     for row in rows:
         row["score"] = 1.0 - row.pop("_distance")
     return rows
 
 
-def create_vector_index(ref: str, cells: int) -> str:
-    """Index the latest version's vectors by cosine in ``cells`` cells, uncompressed; return the pinned ref."""
-    from lancedb.index import IvfFlat
+def create_vector_index(ref: str, cells: int, kind: VectorIndex = "ivf_flat") -> str:
+    """Index the latest version's vectors by cosine in ``cells`` cells; return the pinned ref.
+
+    ``ivf_flat`` keeps the vectors as they are, ``ivf_sq`` a byte and ``ivf_rq`` a bit of each number, ``hnsw_sq`` a
+    byte and a graph of neighbours in each cell.
+    """
+    from lancedb import index
 
     uri, name, _ = parse_ref(ref)
     table = open_table(make_ref(uri, name))
-    table.create_index("vector", config=IvfFlat(distance_type="cosine", num_partitions=cells), replace=True)
+    kinds = {"ivf_flat": index.IvfFlat, "ivf_sq": index.IvfSq, "ivf_rq": index.IvfRq, "hnsw_sq": index.HnswSq}
+    config = kinds[kind](distance_type="cosine", num_partitions=cells)
+    table.create_index("vector", config=config, replace=True)
     return make_ref(uri, name, table.version)
+
+
+def vector_index(ref: Any) -> str | None:
+    """Return the type of the vector index of a reference or an opened table, as LanceDB calls it; None without one."""
+    table = open_table(ref) if isinstance(ref, str) else ref
+    return next((str(index.index_type) for index in table.list_indices() if index.columns == ["vector"]), None)
+
+
+def move_tag(ref: str, tag: str) -> str:
+    """Let ``tag`` mean the reference's version, and return the reference by the tag.
+
+    Raises:
+        UserError: it is no name that a reference can carry.
+    """
+    if not tag.isidentifier() or tag == "latest":
+        raise UserError(f"'{tag}' cannot name a version: use letters, digits and _, and not 'latest'")
+    uri, name, _ = parse_ref(ref)
+    table = open_table(ref)
+    (table.tags.update if tag in table.tags.list() else table.tags.create)(tag, table.version)
+    return make_ref(uri, name, tag)
+
+
+def tagged(ref: str, tag: str) -> str | None:
+    """Return the pinned reference that ``tag`` of the reference's table means; None where there is no such tag."""
+    uri, name, _ = parse_ref(ref)
+    found = open_table(make_ref(uri, name)).tags.list().get(tag)
+    return None if found is None else make_ref(uri, name, int(found["version"]))
 
 
 def search_vectors(table: Any, vectors: Any, k: int) -> pa.Table:
@@ -235,14 +287,16 @@ def search_vectors(table: Any, vectors: Any, k: int) -> pa.Table:
     table has a vector index, the cells nearest to the vector are searched; without one the search is exact.
     """
     query = table.search(vectors, vector_column_name="vector").distance_type("cosine").nprobes(_CELLS_SEARCHED)
-    columns = [name for name in table.schema.names if name != "vector"]
+    columns = _columns(table, with_vectors=False)
     found = query.limit(k).select([*columns, "_distance"]).to_arrow()
     score = [1.0 - distance for distance in found.column("_distance").to_pylist()]
     number = found.column("query_index").to_pylist() if len(vectors) > 1 else [0] * found.num_rows
     return found.select(columns).append_column("query", [number]).append_column("score", [score])
 
 
-def search_text(ref: Any, query: str, k: int, where: str | None = None, column: str = "text") -> list[dict[str, Any]]:
+def search_text(
+    ref: Any, query: str, k: int, where: str | None = None, column: str = "text", *, with_vectors: bool = False
+) -> list[dict[str, Any]]:
     """Return the ``k`` best rows by BM25 of ``column``, best first, each with ``score`` (unbounded, > 0).
 
     ``ref`` is a reference or an opened table. The query is words, no syntax; ``where`` is applied before.
@@ -254,7 +308,7 @@ def search_text(ref: Any, query: str, k: int, where: str | None = None, column: 
 
     table = open_table(ref) if isinstance(ref, str) else ref
     require_fulltext(table, column)
-    columns = [name for name in table.schema.names if name != "vector"]
+    columns = _columns(table, with_vectors)
     words = MatchQuery(query, column)  # type: ignore[call-arg]  # its defaults are hidden from mypy
     found = table.search(words, query_type="fts").limit(k).select([*columns, "_score"])
     rows = _found(found, table, where)
@@ -281,6 +335,10 @@ def _found(query: Any, table: Any, where: str | None) -> list[dict[str, Any]]:
         if where is None:
             raise
         raise UserError(f"cannot search table '{table.name}' where {where}: {_first_line(error)}") from error
+
+
+def _columns(table: Any, with_vectors: bool) -> list[str]:
+    return [name for name in table.schema.names if with_vectors or name != "vector"]
 
 
 def _has_fulltext(table: Any, column: str) -> bool:

@@ -82,8 +82,12 @@ def _content(kind: str, value: str, dotted: str) -> str:
     if kind in ("model", "adapter"):
         return _digest(Path(value)) if Path(value).is_dir() else value
     uri, _, table = value.partition("#")
-    if "@" in table or not Path(uri).is_dir():
+    table, _, version = table.partition("@")
+    if version.isdigit() or not Path(uri).is_dir():
         return value
+    if version:  # a tag, which moves: what Lance keeps of it says which version it means
+        tag = Path(uri) / f"{table}.lance" / "_refs" / "tags" / f"{version}.json"
+        return f"{value}@{tag.read_text() if tag.is_file() else None}"
     versions = sorted((Path(uri) / f"{table}.lance" / "_versions").glob("*"))
     return f"{value}@{max((path.stat().st_mtime_ns for path in versions), default=0)}"
 

@@ -84,3 +84,18 @@ def test_a_folder_may_be_deeper_than_a_call_stack(tmp_path: Path) -> None:
     finally:
         os.close(place)
         subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)
+
+
+def test_a_tag_that_moves_is_another_input(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    from components.data import store
+
+    schema = pa.schema([("id", pa.string())])
+    first = store.write(str(tmp_path), "t", [{"id": "a"}], schema=schema, key="id")
+    tagged = Toy(tables=[store.move_tag(first, "current")])
+    before = step_key("w", tagged)
+    second = store.write(str(tmp_path), "t", [{"id": "b"}], schema=schema, key="id")
+    assert step_key("w", tagged) == before
+    store.move_tag(second, "current")
+    assert step_key("w", tagged) != before

@@ -1,26 +1,28 @@
-"""Finds the passages of an index that answer a query: by meaning, by words, or by both."""
+"""Finds the passages of an index that answer a query: by meaning, by words, by both, and in further stages."""
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from components.config import Config, Field, UserError
+from components.config import UserError
 from components.data import store
-from components.models.sources import digest
+from components.models import sources
+from components.retrieval import documents, graph
+from components.retrieval.diversify import maximal_marginal_relevance
 from components.retrieval.embed import Embedder
-from components.retrieval.fusion import reciprocal_rank_fusion
+from components.retrieval.expand import expand
+from components.retrieval.fusion import reciprocal_rank_fusion, weighted_fusion
+from components.retrieval.settings import Mode, RetrieveConfig
+from components.retrieval.transforms import Generate, Probe, Tools, transformed
 
-Mode = Literal["dense", "text", "hybrid"]
+if TYPE_CHECKING:
+    from components.retrieval.rerank import Reranker
 
-
-class RetrieveConfig(Config):
-    """How passages are searched."""
-
-    mode: Mode = Field("hybrid", description="by vectors, by words (BM25), or by both, fused by rank")
-    k: int = Field(3, ge=1, description="passages returned")
-    candidates: int = Field(30, ge=1, description="passages that each side of a hybrid search brings")
-    rank_constant: int = Field(60, ge=1, description="constant of reciprocal rank fusion; smaller favours the first")
-    where: str | None = Field(None, description="SQL condition on the columns that every search obeys, as corpus = 'x'")
+__all__ = ["Hit", "Mode", "RetrieveConfig", "Retriever", "open_retriever"]
+_KEPT = ("passage_id", "corpus", "doc_id", "text", "title", "source", "group", "symbol", "start", "end")
+Rows = dict[str, dict[str, Any]]  # passage_id → row, best first
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Hit:
     """One passage that was found."""
 
     passage_id: str
+    corpus: str
     doc_id: str
     text: str
     title: str
@@ -36,7 +39,7 @@ class Hit:
     symbol: str | None
     start: int  # of the text in its document, in characters
     end: int
-    score: float  # of the mode: cosine, BM25, or fused; orders the hits of one search
+    score: float  # of the last stage that put them in order: cosine, BM25, fused, share of a walk, or reranked
     similarity: float | None  # cosine in [-1, 1], where the vectors were searched and brought it
     bm25: float | None  # where the words were searched and brought it
 
@@ -44,29 +47,54 @@ class Hit:
 class Retriever:
     """Searches one pinned version of an index with one loaded embedder; safe to share between threads."""
 
-    def __init__(self, index_ref: str, embedder_folder: str | Path, config: RetrieveConfig) -> None:
+    def __init__(
+        self,
+        index_ref: str,
+        embedder_folder: str | Path,
+        config: RetrieveConfig,
+        *,
+        reranker: "Reranker | None" = None,
+        generate: Generate | None = None,
+    ) -> None:
         """Open the index, and load the embedder unless only words are searched.
 
+        Args:
+            generate: language model for the transforms that ask one.
+
         Raises:
-            UserError: the index is missing or empty, has no full text where words are searched, or its
-                vectors were made by another embedder.
+            UserError: the index is missing or empty, has no full text where words are searched, no documents or
+                graph where these are, its vectors were made by another embedder, or a reranker is missing.
         """
         self.config = config
         self.index = store.pin(index_ref)
         self._table = store.open_table(self.index)
+        self._generate = generate
         sample = self._table.head(1).to_pylist()
         if not sample:
             raise UserError(f"{self.index} has no passages: build the index first")
-        if config.mode != "dense":
-            store.require_fulltext(self._table, "text")
         self._embedder: Embedder | None = None
-        if config.mode != "text":
-            if sample[0]["embedder"] != digest(Path(embedder_folder)):
+        if config.asks_vectors():
+            if sample[0]["embedder"] != sources.digest(Path(embedder_folder)):
                 raise UserError(
                     f"the vectors of {self.index} were made by another embedder than {embedder_folder}: "
                     "use the one that built the index, or build it again"
                 )
             self._embedder = Embedder(embedder_folder)
+        self._parts: dict[str, Any] = {}  # documents and graph, opened when a mode first asks for them
+        self._prepare(config, reranker)
+
+    def with_config(self, config: RetrieveConfig, reranker: "Reranker | None" = None) -> "Retriever":
+        """Return a retriever that searches otherwise, and shares the opened table and the loaded embedder.
+
+        Raises:
+            UserError: as the constructor does, or vectors are asked for and this one has no embedder.
+        """
+        other = copy.copy(self)
+        other.config = config
+        if config.asks_vectors() and self._embedder is None:
+            raise UserError(f"a {self.config.mode} retriever cannot search in mode {config.mode}: open it as hybrid")
+        other._prepare(config, reranker or (self._reranker if config.rerank == self.config.rerank else None))
+        return other
 
     def search(self, query: str, k: int | None = None, where: str | None = None, mode: Mode | None = None) -> list[Hit]:
         """Return up to ``k`` hits, best first; an empty query finds nothing.
@@ -77,23 +105,21 @@ class Retriever:
         Raises:
             UserError: bad ``where``, or a mode that this retriever was not opened for.
         """
-        k = self.config.k if k is None else k
-        mode = self.config.mode if mode is None else mode
-        if mode != self.config.mode != "hybrid":
-            raise UserError(f"a {self.config.mode} retriever cannot search in mode {mode}: open it as hybrid")
+        config = self.config
+        k = config.k if k is None else k
+        if mode not in (None, config.mode):
+            if config.mode != "hybrid":
+                raise UserError(f"a {config.mode} retriever cannot search in mode {mode}: open it as hybrid")
+            return self.with_config(config.model_copy(update={"mode": mode})).search(query, k, where)
         if not query.strip() or k < 1:
             return []
-        condition = " AND ".join(f"({part})" for part in (self.config.where, where) if part) or None
-        if mode == "dense":
-            return [_hit(row, row["score"], similarity=row["score"]) for row in self._dense(query, k, condition)]
-        if mode == "text":
-            return [_hit(row, row["score"], bm25=row["score"]) for row in self._text(query, k, condition)]
-        candidates = max(k, self.config.candidates)
-        return _fuse(
-            self._dense(query, candidates, condition),
-            self._text(query, candidates, condition),
-            self.config.rank_constant,
-        )[:k]
+        condition = " AND ".join(f"({part})" for part in (config.where, where) if part) or None
+        hits, vectors = self._first_stage(query, self._depth(k), condition)
+        if config.rerank:
+            hits = self._reranked(query, hits)
+        if config.novelty and hits:
+            hits = self._diversified(hits, vectors, k)
+        return expand(hits[:k], self._table, config.expand, config.expand_tokens, condition)
 
     def embed(self, texts: list[str]) -> list[list[float]]:
         """Return the unit vectors of texts as documents, made by the index's embedder.
@@ -105,22 +131,150 @@ class Retriever:
             raise UserError("this retriever searches words only: choose mode dense or hybrid to embed texts")
         return self._embedder.documents(texts).tolist()
 
-    def _dense(self, query: str, k: int, where: str | None) -> list[dict[str, Any]]:
-        assert self._embedder is not None
-        return store.search_vector(self._table, self._embedder.query(query).tolist(), k, where)
+    def embed_query(self, query: str) -> list[float]:
+        """Return the unit vector of a query. Raises as ``embed``."""
+        if self._embedder is None:
+            raise UserError("this retriever searches words only: choose mode dense or hybrid to embed a query")
+        return self._embedder.query(query).tolist()
 
-    def _text(self, query: str, k: int, where: str | None) -> list[dict[str, Any]]:
-        return store.search_text(self._table, query, k, where)
+    def _prepare(self, config: RetrieveConfig, reranker: "Reranker | None") -> None:
+        """Open what a config's stages need."""
+        if config.asks_words():
+            store.require_fulltext(self._table, "text")
+        if config.rerank and reranker is None:
+            raise UserError(f"the reranker {config.rerank} is not loaded: open the retriever with open_retriever")
+        self._reranker = reranker
+        if config.mode == "hierarchical" and "documents" not in self._parts:
+            self._parts["documents"] = store.open_table(documents.table_of(self.index))
+        if config.mode == "graph" and "graph" not in self._parts:
+            self._parts["graph"] = graph.load(self.index)
+
+    def _depth(self, k: int) -> int:
+        """Return how many candidates the first stage has to bring for ``k`` hits at the end."""
+        config = self.config
+        single = config.mode in ("dense", "text") and not (config.transform or config.novelty)
+        depth = k if single else max(k, config.candidates)
+        return max(depth, config.rerank_depth) if config.rerank else depth
+
+    def _first_stage(self, query: str, n: int, where: str | None) -> tuple[list[Hit], dict[str, Any]]:
+        """Return up to ``n`` hits and, where later stages compare them, passage_id → vector."""
+        config = self.config
+        if config.mode == "hierarchical":
+            assert self._embedder is not None
+            vector = self._embedder.query(query)
+            within = documents.nearest(self._parts["documents"], query, vector, config.documents, where)
+            if within is None:
+                return [], {}
+            where = f"({where}) AND ({within})" if where else within
+        probes = [Probe(query, query)]
+        if config.transform is not None:
+            tools = Tools(lambda words, k: self._text(words, k, where), self._generate)
+            probes = transformed(query, tools, config.transform)
+        dense = [(self._dense(probe, n, where), probe.weight) for probe in probes if probe.meaning and self._by_vector]
+        text = [(self._text(probe.words, n, where), probe.weight) for probe in probes if probe.words and self._by_words]
+        hits = _fused(dense, text, config)
+        rows = {row["passage_id"]: row for found, _ in (*dense, *text) for row in found}
+        if config.mode == "graph":
+            hits = self._walked(query, hits, rows, n, where)
+        return hits[:n], {key: row["vector"] for key, row in rows.items() if "vector" in row}
+
+    @property
+    def _by_vector(self) -> bool:
+        return self.config.asks_vectors()
+
+    @property
+    def _by_words(self) -> bool:
+        return self.config.asks_words()
+
+    def _dense(self, probe: Probe, n: int, where: str | None) -> list[dict[str, Any]]:
+        assert self._embedder is not None and probe.meaning is not None
+        embed: Callable[[str], Any] = self._embedder.query
+        vector = self._embedder.documents([probe.meaning])[0] if probe.as_document else embed(probe.meaning)
+        return store.search_vector(
+            self._table, vector.tolist(), n, where, approximate=True, with_vectors=self.config.novelty > 0
+        )
+
+    def _text(self, words: str, n: int, where: str | None) -> list[dict[str, Any]]:
+        return store.search_text(self._table, words, n, where, with_vectors=self.config.novelty > 0)
+
+    def _walked(self, query: str, hits: list[Hit], rows: Rows, n: int, where: str | None) -> list[Hit]:
+        """Return the hits of a walk over the graph that starts at the query's names and at the best ``hits``."""
+        seeds = {hit.passage_id: 1.0 / rank for rank, hit in enumerate(hits, 1)}
+        ranked = dict(self._parts["graph"].rank(query, seeds, n))
+        missing = ", ".join(store.quote(key) for key in ranked if key not in rows)
+        if missing:
+            columns = [*_KEPT, "vector"] if self.config.novelty else list(_KEPT)
+            condition = f"passage_id IN ({missing})" + (f" AND ({where})" if where else "")
+            rows |= {row["passage_id"]: row for row in store.rows(self._table, columns, condition)}
+        known = {hit.passage_id: hit for hit in hits}
+        return [
+            replace(known[key], score=share) if key in known else _hit(rows[key], share)
+            for key, share in ranked.items()
+            if key in rows
+        ]
+
+    def _reranked(self, query: str, hits: list[Hit]) -> list[Hit]:
+        """Return the best hits by the reranker; what it does not read is left out."""
+        assert self._reranker is not None
+        read = hits[: max(self.config.rerank_depth, 1)]
+        scores = self._reranker.scores(query, [f"{hit.title}\n{hit.text}" for hit in read]) if read else []
+        scored = [replace(hit, score=float(score)) for hit, score in zip(read, scores, strict=True)]
+        return sorted(scored, key=lambda hit: -hit.score)
+
+    def _diversified(self, hits: list[Hit], vectors: dict[str, Any], k: int) -> list[Hit]:
+        import numpy as np
+
+        relevance = np.array([hit.score for hit in hits])
+        matrix = np.asarray([vectors[hit.passage_id] for hit in hits], dtype=np.float32)
+        return [hits[place] for place in maximal_marginal_relevance(relevance, matrix, k, self.config.novelty)]
 
 
-def _fuse(dense: list[dict[str, Any]], text: list[dict[str, Any]], rank_constant: int) -> list[Hit]:
-    similarity = {row["passage_id"]: row["score"] for row in dense}
-    bm25 = {row["passage_id"]: row["score"] for row in text}
-    rows = {row["passage_id"]: row for row in [*text, *dense]}
-    fused = reciprocal_rank_fusion([list(similarity), list(bm25)], rank_constant)
+def open_retriever(
+    index_ref: str, embedder_folder: str | Path, config: RetrieveConfig, cache: Path, generate: Generate | None = None
+) -> Retriever:
+    """Return a retriever with its reranker loaded, if the config names one. Raises as ``Retriever`` does."""
+    reranker = load_reranker(config, cache)
+    return Retriever(index_ref, embedder_folder, config, reranker=reranker, generate=generate)
+
+
+def load_reranker(config: RetrieveConfig, cache: Path) -> "Reranker | None":
+    """Return the config's cross-encoder; None where it names none. Raises UserError where there is no such model."""
+    if config.rerank is None:
+        return None
+    from components.retrieval.rerank import Reranker
+
+    return Reranker(sources.resolve(config.rerank, cache))
+
+
+def _fused(
+    dense: list[tuple[list[dict[str, Any]], float]],
+    text: list[tuple[list[dict[str, Any]], float]],
+    config: RetrieveConfig,
+) -> list[Hit]:
+    """Return the hits of all ranked lists, each given with its weight; a single list keeps its own scores."""
+    similarity, bm25 = _best_scores(dense), _best_scores(text)
+    rows = {row["passage_id"]: row for found, _ in (*text, *dense) for row in found}
+    lists = [
+        ({row["passage_id"]: row["score"] for row in found}, weight * 2 * share)
+        for side, share in ((dense, config.dense_weight), (text, 1 - config.dense_weight))
+        for found, weight in side
+    ]
+    if len(lists) == 1:
+        fused = list(lists[0][0].items())
+    elif config.fusion == "rrf":
+        fused = reciprocal_rank_fusion([list(found) for found, _ in lists], config.rank_constant, [w for _, w in lists])
+    else:
+        fused = weighted_fusion([found for found, _ in lists], [weight for _, weight in lists])
     return [_hit(rows[key], score, similarity.get(key), bm25.get(key)) for key, score in fused]
 
 
+def _best_scores(side: list[tuple[list[dict[str, Any]], float]]) -> dict[str, float]:
+    best: dict[str, float] = {}
+    for found, _ in side:
+        for row in found:
+            best[row["passage_id"]] = max(row["score"], best.get(row["passage_id"], row["score"]))
+    return best
+
+
 def _hit(row: dict[str, Any], score: float, similarity: float | None = None, bm25: float | None = None) -> Hit:
-    kept = ("passage_id", "doc_id", "text", "title", "source", "group", "symbol", "start", "end")
-    return Hit(**{name: row[name] for name in kept}, score=score, similarity=similarity, bm25=bm25)
+    return Hit(**{name: row[name] for name in _KEPT}, score=score, similarity=similarity, bm25=bm25)

@@ -41,11 +41,13 @@ def per_query(grades: Grades, rankings: Rankings, k: int) -> dict[str, dict[str,
 
 def summary(values: Mapping[str, Mapping[str, float]], seconds: Mapping[str, float], seed: int = 0) -> Figures:
     """Return each measure's mean over the queries and the latency's p50 and p95 in ms, with 95 % intervals."""
-    figures = {
-        name: interval([list(by_query.values())], list(by_query), seed=seed) for name, by_query in values.items()
-    }
     milliseconds = [1000 * value for value in seconds.values()]
-    return figures | {f"p{q}_ms": quantile(milliseconds, q / 100, seed) for q in (50, 95)}
+    return means(values, seed) | {f"p{q}_ms": quantile(milliseconds, q / 100, seed) for q in (50, 95)}
+
+
+def means(values: Mapping[str, Mapping[str, float]], seed: int = 0) -> Figures:
+    """Return each measure's mean over the queries, with a 95 % interval."""
+    return {name: interval([list(by_query.values())], list(by_query), seed=seed) for name, by_query in values.items()}
 
 
 def paired(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int = 0) -> dict[str, float]:

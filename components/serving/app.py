@@ -43,6 +43,7 @@ def make_plan(
     from components.models.sources import digest, resolve
     from components.serving.adapter_files import Declared, carrier_of, fetch_declared
     from components.serving.lineage import served_lineage, with_adapter
+    from components.serving.search import check_modes
 
     names = tuple(names) or default_names(has_index=index is not None)
     check_names(names, has_index=index is not None, carries_adapters=engine.adapters.at_once > 0)
@@ -54,6 +55,8 @@ def make_plan(
     cache = home / "cache"
     folder = resolve(model, cache)
     pinned = pin(index) if index else None
+    if pinned:
+        check_modes(names, pinned)
     embedder_folder = resolve(embedder, cache) if embedder else None
     model_digest = digest(folder, cache)
     embedder_digest = digest(embedder_folder, cache) if embedder_folder else None
@@ -155,7 +158,7 @@ def build(plan: ServingPlan) -> Any:
             ray_actor_options=beside,
             logging_config=QUIET,
         )
-        search = deployment.bind(plan.index, plan.embedder)
+        search = deployment.bind(plan.index, plan.embedder, str(Path(plan.storage) / "cache"))
     ingress: Any = serve.deployment(
         serve.ingress()(Ingress),
         name="ingress",

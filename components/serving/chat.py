@@ -11,6 +11,7 @@ from typing import Any
 from components.data.grounding import abstains
 from components.reasoning.events import Found, Message, Passage, Piece, Strategy, Tools, last_question, text_of
 from components.retrieval.prompt import grounded_conversation
+from components.serving.abstaining import abstaining
 from components.serving.adapters import Adapter
 from components.serving.answers import Choice, Envelope
 from components.serving.errors import ApiError, from_exception
@@ -64,7 +65,12 @@ class ChatService:
                 self._engine, request, run.envelope.id, index, defaults, setup.adapter, self._retry_after_s
             )
             tools = Tools(generate, retrieve, run.ground, limit)
-            runs.append(setup.strategy(request.messages, tools))
+            abstains_early = setup.settings.search is not None and setup.settings.search.abstain
+            runs.append(
+                abstaining(setup.strategy, request.messages, tools)
+                if abstains_early
+                else setup.strategy(request.messages, tools)
+            )
         return merged(runs)
 
     def finish(self, run: "ChatRun") -> None:
@@ -74,6 +80,7 @@ class ChatService:
             self._metrics.tokens.labels(name, "reasoning").inc(choice.reasoning_tokens)
             self._metrics.tokens.labels(name, "completion").inc(choice.completion_tokens - choice.reasoning_tokens)
             self._metrics.abstentions.labels(name).inc(abstains(choice.content))
+            choice.mend()
             proof = choice.proof()
             for citation in proof.get("citations", ()):
                 self._metrics.citations.labels(name, "verified" if citation["verified"] else "weak").inc()
@@ -125,7 +132,8 @@ class ChatRun:
     def __init__(self, service: ChatService, request: ChatRequest, setup: NameSetup, request_id: str) -> None:
         self.request, self.setup, self.began = request, setup, time.perf_counter()
         self.envelope = Envelope(request_id, setup.settings.name, setup.lineage_id, request.include_reasoning)
-        self.choices = [Choice() for _ in range(request.n)]
+        repairs = setup.settings.search is not None and setup.settings.search.citations == "repair"
+        self.choices = [Choice(repairs=repairs) for _ in range(request.n)]
         self.prompt: list[Message] = []
         self._service = service
 
@@ -133,7 +141,7 @@ class ChatRun:
         """Return the trained prompt over ``passages``, and keep it for feedback."""
         search = self.setup.settings.search
         assert search is not None, "only names with an index ground their prompts"
-        self.prompt = grounded_conversation(with_plain_contents(messages), passages, search.passage_words)
+        self.prompt = grounded_conversation(with_plain_contents(messages), passages, search.passage_words, search.guard)
         return self.prompt
 
     async def response(self) -> dict[str, Any]:

@@ -54,6 +54,56 @@ def cite(answer: str, passages: Sequence[Mapping[str, Any]]) -> tuple[list[Citat
     return list(best.values()), list(dict.fromkeys(unknown))
 
 
+@dataclass(frozen=True)
+class Repair:
+    """What was done about one mark that did not hold: moved to another passage, or dropped."""
+
+    marker: int
+    moved_to: int | None  # None: dropped, as no passage supports the claim
+    claim: str
+
+    def row(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def repaired(answer: str, passages: Sequence[Mapping[str, Any]]) -> tuple[str, list[Repair]]:
+    """Return the answer with its wrong marks put right, and what was done; right ones stay as they are.
+
+    A mark is wrong when no sentence of its passage supports its claim, or when it names no passage. It moves to the
+    passage that supports the claim best, if one does, and goes otherwise: an answer without a mark says openly that
+    nothing proves it. A mark that would come to stand beside its like goes, too.
+    """
+    made: list[Repair] = []
+    parts: list[str] = []
+    end = 0
+    kept: set[tuple[str, int]] = set()  # (claim, passage) that are marked already
+    for mark in _MARK.finditer(answer):
+        number = int(mark[1])
+        claim = claim_of(answer, mark.start(), mark.end())
+        known = 1 <= number <= len(passages)
+        if known and _quote(claim, number, passages[number - 1]).verified:
+            kept.add((claim, number))
+            continue
+        best = max((_quote(claim, n, one) for n, one in enumerate(passages, 1)), key=_support, default=None)
+        target = best.marker if claim and best is not None and best.verified else None
+        made.append(Repair(number, target, claim))
+        before = answer[end : mark.start()]
+        if target is None or (claim, target) in kept:
+            before, gap = before.rstrip(" "), answer[mark.end() :][:1]
+            parts.append(before + (" " if before and gap and gap.isalnum() else ""))
+        else:
+            parts.append(f"{before}[{target}]")
+            kept.add((claim, target))
+        end = mark.end()
+    text = "".join([*parts, answer[end:]])
+    return (text.lstrip(" ") if made else answer), made
+
+
+def _support(citation: Citation) -> float:
+    return citation.support
+
+
 def claim_of(answer: str, start: int, end: int) -> str:
     """Return the sentence that the mark at ``answer[start:end]`` is for, without marks.
 

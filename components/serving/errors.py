@@ -3,6 +3,8 @@
 import logging
 from typing import Any
 
+from components.config import UserError
+
 logger = logging.getLogger(__name__)
 
 
@@ -60,6 +62,9 @@ def from_exception(error: BaseException, retry_after_s: int) -> ApiError:
 
     if isinstance(error, ApiError):
         return error
+    cause = getattr(error, "cause", None) or error  # Ray wraps what a deployment raised
+    if isinstance(cause, UserError):
+        return ApiError(400, str(cause), code="invalid_value")
     if isinstance(error, BackPressureError):
         message = "All places in the queue are taken: try again shortly."
         return ApiError(429, message, code="rate_limit_exceeded", retry_after_s=retry_after_s)

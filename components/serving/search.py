@@ -1,40 +1,86 @@
 """The deployment that embeds texts and searches the index, beside the engine."""
 
 import asyncio
-import copy
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from components.serving.settings import Mode
+from components.serving.settings import Mode, ServedName
 
 
 class SearchServer:
     """Holds the embedder and, where there is one, the index at its pinned version."""
 
-    def __init__(self, index: str | None, embedder: str) -> None:
+    def __init__(self, index: str | None, embedder: str, cache: str | None = None) -> None:
+        """Load what every search needs; what only some modes need is opened when the first request asks for it.
+
+        Args:
+            cache: where a reranker that the index's exam chose is unpacked.
+        """
         from components.retrieval.embed import Embedder, load_tokenizer
         from components.retrieval.retrieve import RetrieveConfig, Retriever
 
         self._tokenizer = load_tokenizer(embedder)
+        self._index, self._cache = index, Path(cache or ".")
         self._retrievers: dict[str, Any] = {}
+        self._abstention: dict[str, Any] | None = None
         if index is None:
             self._embedder: Any = Embedder(embedder)
             self._embed = lambda texts: self._embedder.documents(texts).tolist()
             return
-        hybrid = Retriever(index, embedder, RetrieveConfig(mode="hybrid"))
-        self._embed = hybrid.embed
-        modes: tuple[Mode, ...] = ("dense", "text", "hybrid")
-        for mode in modes:  # they share the embedder and the opened table, and differ in what they ask it
-            self._retrievers[mode] = copy.copy(hybrid)
-            self._retrievers[mode].config = RetrieveConfig(mode=mode)
+        self._hybrid = Retriever(index, embedder, RetrieveConfig())
+        self._embed = self._hybrid.embed
 
     async def search(self, query: str, k: int, mode: Mode, where: str | None) -> list[dict[str, Any]]:
-        """Return the ``k`` best passages, best first, with their scores."""
-        found = await asyncio.to_thread(self._retrievers[mode].search, query, k, where)
-        return [asdict(hit) for hit in found]
+        """Return the ``k`` best passages, best first, with their scores.
+
+        In mode ``auto`` each says in ``answerable`` whether what was found is strong enough to answer from.
+        """
+        return await asyncio.to_thread(self._search, query, k, mode, where)
 
     async def embed(self, texts: list[str]) -> dict[str, Any]:
         """Return ``vectors``, one for each text, and the count of ``tokens`` in the texts."""
         vectors = await asyncio.to_thread(self._embed, texts)
         tokens = sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(texts))
         return {"vectors": vectors, "tokens": tokens}
+
+    def _search(self, query: str, k: int, mode: Mode, where: str | None) -> list[dict[str, Any]]:
+        from components.retrieval import abstain
+
+        if mode not in self._retrievers:  # two first requests may both open it: the later one stays
+            self._retrievers[mode] = self._opened(mode)
+        hits = self._retrievers[mode].search(query, k, where)
+        sure = {}
+        if mode == "auto" and self._abstention:
+            sure = {"answerable": abstain.answers(hits, self._abstention)}
+        return [asdict(hit) | sure for hit in hits]
+
+    def _opened(self, mode: Mode) -> Any:
+        """Return the retriever of a mode; all share the embedder and the opened table."""
+        from components.retrieval import exam, facts
+        from components.retrieval.retrieve import RetrieveConfig, load_reranker
+
+        assert self._index is not None, "the ingress asks only a server that has an index"
+        if mode != "auto":
+            return self._hybrid.with_config(RetrieveConfig(mode=mode))
+        config = exam.chosen_config(self._index)
+        self._abstention = (facts.read(self._index, exam.KIND) or {}).get("abstention")
+        return self._hybrid.with_config(config, load_reranker(config, self._cache))
+
+
+def check_modes(names: Sequence[ServedName], index: str) -> None:
+    """Refuse names that search the index in a way that it was not made ready for.
+
+    Raises:
+        UserError: with what is missing, and the workflow that makes it.
+    """
+    from components.retrieval import documents, exam, graph
+
+    modes = {name.search.mode for name in names if name.search is not None}
+    if "auto" in modes:
+        modes.add(exam.chosen_config(index).mode)
+    if "hierarchical" in modes:
+        documents.table_of(index)
+    if "graph" in modes:
+        graph.table_of(index)

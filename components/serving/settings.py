@@ -2,9 +2,12 @@
 
 from typing import Any, Literal
 
-from components.config import AdapterRef, Config, Field
+from pydantic import model_validator
 
-Mode = Literal["dense", "text", "hybrid"]
+from components.config import AdapterRef, Config, Field, UserError
+from components.retrieval.guard import Guard
+
+Mode = Literal["dense", "text", "hybrid", "hierarchical", "graph", "auto"]
 
 
 class AdapterOptions(Config):
@@ -50,8 +53,25 @@ class SearchOptions(Config):
 
     passages: int = Field(3, ge=1, le=20, description="passages that go into the prompt")
     passage_words: int = Field(45, ge=10, description="longest passage in the prompt, in words, by whole sentences")
-    mode: Mode = Field("hybrid", description="by meaning (vectors), by words (BM25), or by both, fused by rank")
+    mode: Mode = Field(
+        "hybrid",
+        description="by meaning (vectors), by words (BM25), by both, fused by rank; within the best documents; along "
+        "the names in passages; or as the index's exam chose",
+    )
     where: str | None = Field(None, description="SQL condition on the index's columns, as corpus = 'x'")
+    abstain: bool = Field(
+        False, description="say that one does not know where what was found is below the exam's threshold; mode auto"
+    )
+    citations: Literal["check", "repair"] = Field(
+        "check", description="tell which citations hold, or also move a wrong mark to what supports it, and drop others"
+    )
+    guard: Guard = Field("quote", description="what becomes of text in passages that gives orders to the model")
+
+    @model_validator(mode="after")
+    def _the_threshold_is_the_exams(self) -> "SearchOptions":
+        if self.abstain and self.mode != "auto":
+            raise UserError(f"abstain goes by the exam's threshold, which is not for mode '{self.mode}': choose auto")
+        return self
 
 
 class ServedName(Config):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.serving.citations import cite, claim_of, spans
+from components.serving.citations import Repair, cite, claim_of, repaired, spans
 
 PASSAGES = [
     {
@@ -86,3 +86,44 @@ def test_spans_are_slices_without_surrounding_space_in_order_and_cover_all_words
     pieces = [text[start:end] for start, end in spans(text)]
     assert all(piece == piece.strip() and piece for piece in pieces)
     assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+def _passages(*texts: str) -> list[dict]:
+    return [{"passage_id": str(n), "text": text, "title": "", "source": ""} for n, text in enumerate(texts, 1)]
+
+
+SORT, READ = "The list is sorted in place.", "Returns the bytes of the whole file."
+
+
+def test_right_marks_stay_as_they_are():
+    answer = "[1] The list is sorted in place. [2] It returns the bytes of the file."
+    assert repaired(answer, _passages(SORT, READ)) == (answer, [])
+    assert repaired("No marks here.", _passages(SORT)) == ("No marks here.", [])
+
+
+def test_a_mark_moves_to_the_passage_that_supports_its_claim():
+    answer, made = repaired("[2] The list is sorted in place.", _passages(SORT, READ))
+    assert answer == "[1] The list is sorted in place."
+    assert made == [Repair(2, 1, "The list is sorted in place.")]
+    assert repaired("It returns the bytes of the file [7].", _passages(SORT, READ))[0].endswith("the file [2].")
+
+
+def test_a_mark_that_nothing_supports_goes_and_the_sentence_stays():
+    for wrong in ("Bananas are yellow fruit [1].", "Bananas are yellow fruit [9]."):
+        answer, made = repaired(wrong, _passages(SORT, READ))
+        assert answer == "Bananas are yellow fruit."
+        assert [repair.moved_to for repair in made] == [None]
+    assert repaired("[1] Bananas are yellow fruit.", _passages(SORT))[0] == "Bananas are yellow fruit."
+
+
+def test_two_marks_of_a_claim_do_not_become_the_same_one():
+    answer, made = repaired("The list is sorted in place [1][2].", _passages(SORT, READ))
+    assert answer == "The list is sorted in place [1]." and len(made) == 1
+
+
+def test_repairing_twice_is_repairing_once_and_leaves_nothing_weak():
+    wrong = "[2] The list is sorted in place. [1] It returns the bytes of the file. [3] Bananas are yellow fruit."
+    once, made = repaired(wrong, _passages(SORT, READ))
+    assert len(made) == 3 and repaired(once, _passages(SORT, READ)) == (once, [])
+    citations, unknown = cite(once, _passages(SORT, READ))
+    assert unknown == [] and all(citation.verified for citation in citations)

@@ -85,9 +85,9 @@ def _content(kind: str, value: str, dotted: str) -> str:
     table, _, version = table.partition("@")
     if version.isdigit() or not Path(uri).is_dir():
         return value
-    if version:  # a tag, which moves: what Lance keeps of it says which version it means
+    if version:  # a tag, which moves: Lance keeps in a file which version it means
         tag = Path(uri) / f"{table}.lance" / "_refs" / "tags" / f"{version}.json"
-        return f"{value}@{tag.read_text() if tag.is_file() else None}"
+        return f"{value}@{json.loads(tag.read_text())['version'] if tag.is_file() else None}"
     versions = sorted((Path(uri) / f"{table}.lance" / "_versions").glob("*"))
     return f"{value}@{max((path.stat().st_mtime_ns for path in versions), default=0)}"
 

@@ -9,6 +9,7 @@ from components.config import Config, Field, InputPath, ModelRef, TableRef, User
 from components.data import store
 from components.data.records import content_hash
 from components.models import sources
+from components.retrieval import documents, facts, graph
 from components.retrieval.collection import Collection, read_collection
 from components.retrieval.compare import Compared, compare, metrics, usual_modes
 from components.retrieval.generator import LanguageModel, generator
@@ -37,7 +38,9 @@ class RetrievalEvaluation(Config):
     rerank: ModelRef | None = Field(None, description="cross-encoder of one more way of searching")
     language_model: LanguageModel | None = Field(None, description="what multi_query, hyde and decomposition ask")
     modes: dict[str, RetrieveConfig] | None = Field(
-        None, description="ways of searching by name; none: words, vectors, both by rank and by weight, MMR, expansion"
+        None,
+        description="ways of searching by name; none: words, vectors, both by rank and by weight, MMR, expansion, "
+        "and what exam_index has made the index ready for",
     )
     k: int = Field(10, ge=1, description="depth of recall, MRR and nDCG")
     fit_share: float = Field(0.5, gt=0, lt=1, description="share of the questions that the weight is fitted on")
@@ -94,7 +97,7 @@ def evaluate_retrieval(config: RetrievalEvaluation, folder: Path, cache: Path, s
         raise UserError("there is nothing to search: give an index, or a collection, a folder with documents")
     index = config.index or index_collection(collection, embedder, str(folder / "lancedb"))  # type: ignore[arg-type]
     asked = _asked(config, collection, index, seed)
-    ways = config.modes or usual_modes(config.rerank)
+    ways = config.modes or usual_modes(config.rerank) | _made_ready(index)
     rerankers = {way.rerank: load_reranker(way, cache) for way in ways.values() if way.rerank}
     generate = generator(config.language_model) if config.language_model else None
     retriever = Retriever(index, embedder, RetrieveConfig(), generate=generate)
@@ -110,6 +113,13 @@ def evaluate_retrieval(config: RetrievalEvaluation, folder: Path, cache: Path, s
         seed=seed,
     )
     return Evaluated(retriever.index, compared, page(compared, len(asked.texts), retriever.index))
+
+
+def _made_ready(index: str) -> dict[str, RetrieveConfig]:
+    """Return the further ways in which an index can be searched, as exam_index has made it ready for them."""
+    hybrid = usual_modes()["hybrid"]
+    kinds = {"hierarchical": documents.KIND, "graph": graph.KIND}
+    return {mode: hybrid.model_copy(update={"mode": mode}) for mode, kind in kinds.items() if facts.read(index, kind)}
 
 
 def _asked(config: RetrievalEvaluation, collection: Collection | None, index: str, seed: int) -> Questions:

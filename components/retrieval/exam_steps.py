@@ -10,8 +10,6 @@ from components.retrieval.compare import Compared, usual_modes
 from components.retrieval.measure import Figures
 from components.retrieval.retrieve import RetrieveConfig, Retriever, load_reranker
 
-_COMPLETE = "complete"  # tag of the version that readers see where they name none, if the builder sets one
-
 
 def prepare(ref: str, kind: str, with_documents: bool, with_graph: bool) -> tuple[str, dict[str, RetrieveConfig]]:
     """Make what is asked for beside an index, and return its pinned reference and the modes that can be tried.
@@ -31,10 +29,10 @@ def prepare(ref: str, kind: str, with_documents: bool, with_graph: bool) -> tupl
     uri, name, version = store.parse_ref(index)
     is_latest = version == store.open_table(store.make_ref(uri, name)).version
     if wanted and is_latest and store.vector_index(index) is None:
-        seen_by_readers = store.tagged(index, _COMPLETE) == index
+        seen_by_readers = store.tagged(index, store.COMPLETE) == index
         index = store.create_vector_index(index, exam.cells_for(passages), wanted)
         if seen_by_readers:
-            store.move_tag(index, _COMPLETE)
+            store.move_tag(index, store.COMPLETE)
     modes = usual_modes()
     if with_documents:
         documents.build(index)

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 
 def main(path: str) -> None:
@@ -19,7 +20,7 @@ def main(path: str) -> None:
     spec = json.loads(Path(path).read_text())
     torch.set_num_threads(spec["threads"])
     model = SentenceTransformer(spec["model"], device="cpu")
-    table = lancedb.connect(spec["uri"]).open_table(spec["table"])
+    table: Any = lancedb.connect(spec["uri"]).open_table(spec["table"])
     table.checkout(spec["version"])
     queries = json.loads(Path(spec["queries"]).read_text())
     for number, query in enumerate([*queries[: spec["warmup"]], *queries]):

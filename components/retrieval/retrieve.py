@@ -217,7 +217,9 @@ class Retriever:
         """Return the best hits by the reranker; what it does not read is left out."""
         assert self._reranker is not None
         read = hits[: max(self.config.rerank_depth, 1)]
-        scores = self._reranker.scores(query, [f"{hit.title}\n{hit.text}" for hit in read]) if read else []
+        if not read:
+            return []
+        scores = self._reranker.scores(query, [f"{hit.title}\n{hit.text}" for hit in read])
         scored = [replace(hit, score=float(score)) for hit, score in zip(read, scores, strict=True)]
         return sorted(scored, key=lambda hit: -hit.score)
 

@@ -53,7 +53,7 @@ def code(tokenizer: Any, config: Code, embed: Embed | None = None) -> Places:
     def places(text: str, name: str) -> list[Place]:
         language = config.language or _SUFFIXES.get(suffix_of(name))
         if language is None:
-            return plain(text, name)
+            return list(plain(text, name))
         if language not in splitters:
             splitters[language] = CodeSplitter.from_huggingface_tokenizer(
                 _grammar(language), tokenizer, config.max_tokens, overlap=config.overlap

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.data.grounding import abstains
+from components.reasoning.budget import Budget
 from components.reasoning.events import Found, Message, Passage, Piece, Strategy, Tools, last_question, text_of
+from components.reasoning.metered import metered
 from components.retrieval.prompt import grounded_conversation
 from components.serving.adapters import Adapter
 from components.serving.answers import Choice, Envelope
 from components.serving.errors import ApiError, from_exception
 from components.serving.feedback import RecentRequests, Served
-from components.serving.generation import generator, merged
+from components.serving.generation import Speaker, generator, merged
 from components.serving.metrics import Metrics
 from components.serving.requests import ChatRequest
 from components.serving.settings import Mode, ServedName
@@ -56,14 +58,20 @@ class ChatService:
         """Return the strategy's events for each of the request's choices; the index is asked once for all."""
         request, setup = run.request, run.setup
         limit = request.token_limit() or setup.settings.max_tokens
-        defaults = {"temperature": setup.settings.temperature}
         retrieve = self._retrieve_once(setup) if setup.settings.search else None
+        speaker = Speaker(
+            self._engine,
+            request,
+            run.envelope.id,
+            setup.settings.temperature,
+            setup.adapter,
+            self._retry_after_s,
+            timed=run.budget.limits.seconds is not None,
+        )
         runs = []
         for index in range(request.n):
-            generate = generator(
-                self._engine, request, run.envelope.id, index, defaults, setup.adapter, self._retry_after_s
-            )
-            tools = Tools(generate, retrieve, run.ground, limit)
+            generate = metered(generator(speaker, index), run.budget)
+            tools = Tools(generate, retrieve, run.ground, limit, run.budget)
             runs.append(setup.strategy(request.messages, tools))
         return merged(runs)
 
@@ -125,6 +133,7 @@ class ChatRun:
     def __init__(self, service: ChatService, request: ChatRequest, setup: NameSetup, request_id: str) -> None:
         self.request, self.setup, self.began = request, setup, time.perf_counter()
         self.envelope = Envelope(request_id, setup.settings.name, setup.lineage_id, request.include_reasoning)
+        self.budget = Budget(setup.settings.budget.within(request.budget))
         self.choices = [Choice() for _ in range(request.n)]
         self.prompt: list[Message] = []
         self._service = service
@@ -145,7 +154,7 @@ class ChatRun:
         except Exception as error:
             raise self._service.failure(error) from error
         self._service.finish(self)
-        return self.envelope.response(self.choices)
+        return self.envelope.response(self.choices, self.budget)
 
     async def stream(self) -> AsyncGenerator[str, None]:
         """Yield server-sent lines; a failure after the first token becomes the last line.
@@ -178,7 +187,7 @@ class ChatRun:
             return
         self._service.finish(self)
         for index, choice in enumerate(self.choices):
-            yield _line(self.envelope.last_chunk(index, choice))
+            yield _line(self.envelope.last_chunk(index, choice, self.budget))
         if self.request.include_usage():
             yield _line(self.envelope.usage_chunk(self.choices))
         yield "data: [DONE]\n\n"

@@ -31,7 +31,7 @@ def served_lineage(
         "prompt": hashlib.sha256(str(grounding.grounded_messages("?", ["."])).encode()).hexdigest()
         if searches
         else None,
-        "strategy": {"name": name.strategy, "options": name.options},
+        "strategy": {"name": name.strategy, "options": name.options} | _limits(name),
     }
     artefact = read_lineage(model)
     return {
@@ -43,6 +43,11 @@ def served_lineage(
         "made_from": made_from(artefact) if artefact else None,
         "artefact": artefact,
     }
+
+
+def _limits(name: ServedName) -> dict[str, Any]:
+    limits = name.budget.model_dump(exclude_none=True)
+    return {"budget": limits} if limits else {}
 
 
 def with_adapter(page: Mapping[str, Any], name: str, adapter: Adapter) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from components.reasoning.events import Found, Message, Piece, Tools, last_question, text_of
 
+ANSWER_MARK = "Answer:"
+STEPS_REQUEST = f"Think step by step. Then end with a line that says '{ANSWER_MARK}' and the answer."
 FORMAT_REQUEST = "Now give this answer, and nothing else, in the format that was asked for."
 
 
@@ -47,3 +50,56 @@ async def conclude(prompt: Sequence[Message], answer: str, tools: Tools) -> Asyn
     async with aclosing(tools.generate(request, max_tokens=tools.max_tokens, final=True)) as pieces:
         async for piece in pieces:
             yield piece
+
+
+class Splitter:
+    """Tells, while a text is being written, what comes before a marker from what comes behind it.
+
+    Pieces before it are reasoning, pieces behind it content. What may be the marker's beginning is held back.
+    """
+
+    def __init__(self, marker: str) -> None:
+        self.marker, self.text = marker.lower(), ""
+        self.found, self._began = False, False
+        self._shown = 0  # characters that were told already
+
+    def feed(self, piece: Piece) -> list[Piece]:
+        """Return what can be told of the next piece."""
+        if piece.channel == "reasoning":
+            return [piece]
+        self.text += piece.text
+        counts = replace(piece, text="", channel="reasoning", finish_reason=None, extra={})
+        if self.found:
+            return [self._content(piece)]
+        at = self.text.lower().find(self.marker)
+        if at < 0:
+            told = [replace(counts, text=self._until(self._safe()))]
+        else:
+            told = [replace(counts, text=self._until(at))]
+            self.found, self._shown = True, at + len(self.marker)
+            told.append(self._content(replace(piece, prompt_tokens=0, completion_tokens=0)))
+        return [each for each in told if each.text or each.prompt_tokens or each.completion_tokens]
+
+    def rest(self) -> list[Piece]:
+        """Return what is held back once the text is complete."""
+        held = "" if self.found else self._until(len(self.text))
+        return [Piece(held, "reasoning")] if held else []
+
+    def _content(self, piece: Piece) -> Piece:
+        behind = self.text[self._shown :]
+        if not self._began:  # with its first sign
+            behind = behind.lstrip()
+            self._began = bool(behind)
+        self._shown = len(self.text)
+        return replace(piece, text=behind)
+
+    def _safe(self) -> int:
+        """How far the text can be shown: up to where the marker may have begun."""
+        for length in range(min(len(self.marker) - 1, len(self.text)), 0, -1):
+            if self.text.lower().endswith(self.marker[:length]):
+                return len(self.text) - length
+        return len(self.text)
+
+    def _until(self, end: int) -> str:
+        shown, self._shown = self.text[self._shown : end], max(self._shown, end)
+        return shown

@@ -18,6 +18,7 @@ _EMPHASIS = re.compile(r"[*_`]+")
 _NUMBER = re.compile(
     r"(?<![\w.])[-−–]?[$€£]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?|\.\d+)(?:\s?%)?(?!\w)"
 )
+_MATHEMATICS_S = 30  # its first use reads its grammar
 _LATEX = re.compile(r"\\(?:d?frac|sqrt|text|left|right|pi|cdot|times|boxed|infty|[{}])")
 
 
@@ -155,7 +156,6 @@ def _same_mathematics(one: str, other: str) -> bool:
     from math_verify import parse, verify
 
     def read(text: str) -> list:
-        return parse(text if text.startswith("$") else f"${text}$")
+        return parse(text if text.startswith("$") else f"${text}$", parsing_timeout=_MATHEMATICS_S)
 
-    return bool(verify(read(one), read(other)))
-
+    return bool(verify(read(one), read(other), timeout_seconds=_MATHEMATICS_S))

@@ -101,12 +101,18 @@ async def draw(
     max_tokens: int | None,
     temperature: float,
     stop: Sequence[str] = (),
+    at_once: int | None = None,
+    counted: bool = True,
 ) -> AsyncGenerator[Sample, None]:
     """Yield one sample for each prompt in the order in which they end; ``index`` says which prompt it continues.
 
     All run at the same time, equal prompts over one prefix in the engine's cache. Where the budget cannot promise all
     of them their full length, some wait until others have left something. Closing the generator cancels those that
     run; the failure of one ends all.
+
+    Args:
+        at_once: most that run at the same time; none: all.
+        counted: whether they are samples in the sense of the budget, and not judgements of samples.
     """
     budget, ended = tools.budget, asyncio.Queue[tuple[int, Sample | BaseException]]()
     running: dict[int, tuple[asyncio.Task[None], int]] = {}
@@ -124,12 +130,12 @@ async def draw(
     started, wanted = 0, len(prompts)
     try:
         while True:
-            while started < wanted:
+            while started < wanted and (at_once is None or len(running) < at_once):
                 promised = sum(cap for _, cap in running.values())
                 cap, waits = _room(budget, max_tokens, promised, wanted - started, first=started == 0)
                 if waits and running:
                     break
-                if waits or not budget.take("samples"):
+                if waits or (counted and not budget.take("samples")):
                     wanted = started
                     break
                 running[started] = asyncio.create_task(one(started, cap)), cap or 0

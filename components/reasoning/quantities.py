@@ -17,7 +17,7 @@ _QUANTITY = re.compile(
 )
 _APPROXIMATELY = re.compile(r"^(?:about|approximately|around|roughly|exactly|only|=|≈|~)\s*", re.IGNORECASE)
 _CURRENCIES = {"$": "dollar", "\\$": "dollar", "€": "euro", "£": "pound"}
-_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _LARGEST_POWER = 300
 
 # unit → (dimension, how many of the dimension's first unit it is)

@@ -4,12 +4,12 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from tests.components.reasoning.fakes import QUESTION, Script, run, text, tools
 
 from components.config import UserError
 from components.config import parse as parse_config
 from components.reasoning.budget import Budget, Limits
 from components.reasoning.metered import draw, metered
+from tests.components.reasoning.fakes import QUESTION, Script, run, text, tools
 
 
 class Clock:

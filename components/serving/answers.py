@@ -74,6 +74,9 @@ class Envelope:
         for index, choice in enumerate(choices):
             extra = dict(choice.extra)
             logprobs = extra.pop("logprobs", None)
+            if "tool_calls" in extra:  # only chunks of a stream number them
+                calls = extra["tool_calls"]
+                extra["tool_calls"] = [{key: call[key] for key in call if key != "index"} for call in calls]
             message = {"role": "assistant", "content": choice.content, "refusal": None, **extra, **choice.proof()}
             if choice.reasoning and self.include_reasoning:
                 message |= {"reasoning": choice.reasoning, "reasoning_content": choice.reasoning}

@@ -26,6 +26,7 @@ def make_plan(
     storage: str | Path,
     index: str | None = None,
     embedder: str | None = None,
+    scorer: str | None = None,
     keys: str | None = None,
     admin_keys: str | None = None,
 ) -> ServingPlan:
@@ -43,9 +44,13 @@ def make_plan(
     from components.models.sources import digest, resolve
     from components.serving.adapter_files import Declared, carrier_of, fetch_declared
     from components.serving.lineage import served_lineage, with_adapter
+    from components.serving.strategy_checks import check_scorer, check_tables
+    from components.serving.strategy_files import with_digests, with_files
 
-    names = tuple(names) or default_names(has_index=index is not None)
-    check_names(names, has_index=index is not None, carries_adapters=engine.adapters.at_once > 0)
+    names = with_files(tuple(names) or default_names(has_index=index is not None))
+    given = {"score": scorer, "similar": embedder, "retrieve": index}
+    has = frozenset(need for need, reference in given.items() if reference)
+    check_names(names, has_index=index is not None, carries_adapters=engine.adapters.at_once > 0, has=has)
     if index and not embedder:
         raise UserError("an index is searched with the embedder that made it: give it with embedder=…")
     digests = key_digests(keys)
@@ -57,12 +62,18 @@ def make_plan(
     embedder_folder = resolve(embedder, cache) if embedder else None
     model_digest = digest(folder, cache)
     embedder_digest = digest(embedder_folder, cache) if embedder_folder else None
+    check_tables(names, model_digest)
+    scorer_folder = check_scorer(resolve(scorer, cache), folder) if scorer else None
+    scorer_digest = digest(scorer_folder, cache) if scorer_folder else None
     plain = served_lineage(ServedName(name="bare"), folder, model_digest, None, None)
     carrier, declared = None, Declared(names)
     if engine.adapters.at_once:
         carrier = carrier_of(folder, model_digest, engine.adapters)
         declared = fetch_declared(names, carrier, home)
-    pages = {name.name: served_lineage(name, folder, model_digest, pinned, embedder_digest) for name in names}
+    pages = {
+        name.name: served_lineage(with_digests(name), folder, model_digest, pinned, embedder_digest, scorer_digest)
+        for name in names
+    }
     for name, adapter in declared.answering():
         pages[name] = with_adapter(pages[name], name, adapter)
     return ServingPlan(
@@ -72,6 +83,7 @@ def make_plan(
         feedback_uri=f"{storage}/lancedb",
         index=pinned,
         embedder=str(embedder_folder) if embedder_folder else None,
+        scorer=str(scorer_folder) if scorer_folder else None,
         key_digests=digests,
         admin_digests=admins,
         lineage=pages,
@@ -93,9 +105,19 @@ def default_names(*, has_index: bool) -> tuple[ServedName, ...]:
     return (plain, rag, ServedName(name="assistant-rag-cot", search=SearchOptions(), strategy="zero_shot_cot"))
 
 
-def check_names(names: Sequence[ServedName], *, has_index: bool, carries_adapters: bool = False) -> None:
-    """Raise a UserError where the names cannot be served as they are declared."""
-    from components.reasoning.menu import strategy
+def check_names(
+    names: Sequence[ServedName],
+    *,
+    has_index: bool,
+    carries_adapters: bool = False,
+    has: frozenset[str] = frozenset(),
+) -> None:
+    """Raise a UserError where the names cannot be served as they are declared.
+
+    Args:
+        has: what strategies can be handed: score, similar, retrieve.
+    """
+    from components.serving.strategy_checks import check_strategy
 
     seen: set[str] = set()
     for name in names:
@@ -110,7 +132,7 @@ def check_names(names: Sequence[ServedName], *, has_index: bool, carries_adapter
             )
         if carries_adapters and "@" in name.name:
             raise UserError(f"the name '{name.name}' looks like an adapter's address: leave the @ out")
-        strategy(name.strategy, name.options)
+        check_strategy(name, has)
 
 
 def key_digests(keys: str | None, key: str = "keys") -> tuple[str, ...]:
@@ -135,6 +157,7 @@ def build(plan: ServingPlan) -> Any:
     from ray import serve
 
     from components.serving.ingress import Ingress
+    from components.serving.scoring import ScoreServer
     from components.serving.search import SearchServer
 
     resources = ray.cluster_resources()
@@ -156,6 +179,12 @@ def build(plan: ServingPlan) -> Any:
             logging_config=QUIET,
         )
         search = deployment.bind(plan.index, plan.embedder)
+    scorer = None
+    if plan.scorer:
+        judge: Any = serve.deployment(
+            ScoreServer, name="scorer", max_ongoing_requests=4, ray_actor_options={"num_cpus": 0}, logging_config=QUIET
+        )
+        scorer = judge.bind(plan.scorer, plan.model)
     ingress: Any = serve.deployment(
         serve.ingress()(Ingress),
         name="ingress",
@@ -163,7 +192,7 @@ def build(plan: ServingPlan) -> Any:
         ray_actor_options={"num_cpus": 0},
         logging_config=QUIET,
     )
-    return ingress.bind(plan, engine, search)
+    return ingress.bind(plan, engine, search, scorer)
 
 
 def check_fits(plan: ServingPlan, resources: Mapping[str, float], on_gpu: bool) -> None:

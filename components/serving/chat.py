@@ -10,7 +10,18 @@ from typing import Any
 
 from components.data.grounding import abstains
 from components.reasoning.budget import Budget
-from components.reasoning.events import Found, Message, Passage, Piece, Strategy, Tools, last_question, text_of
+from components.reasoning.events import (
+    Found,
+    Message,
+    Passage,
+    Piece,
+    Score,
+    Similar,
+    Strategy,
+    Tools,
+    last_question,
+    text_of,
+)
 from components.reasoning.metered import metered
 from components.retrieval.prompt import grounded_conversation
 from components.serving.adapters import Adapter
@@ -21,6 +32,7 @@ from components.serving.generation import Speaker, generator, merged
 from components.serving.metrics import Metrics
 from components.serving.requests import ChatRequest
 from components.serving.settings import Mode, ServedName
+from components.serving.structured import Kind, as_json, composed
 
 Search = Callable[[str, int, Mode, str | None], Awaitable[list[Passage]]]
 
@@ -39,10 +51,18 @@ class ChatService:
     """What chat requests share: engine, index, counters, and the memory that feedback refers to."""
 
     def __init__(
-        self, engine: Any, search: Search | None, metrics: Metrics, recent: RecentRequests, retry_after_s: int
+        self,
+        engine: Any,
+        search: Search | None,
+        metrics: Metrics,
+        recent: RecentRequests,
+        retry_after_s: int,
+        score: Score | None = None,
+        similar: Similar | None = None,
     ) -> None:
         self._engine, self._search, self._metrics = engine, search, metrics
         self._recent, self._retry_after_s = recent, retry_after_s
+        self._score, self._similar = score, similar
 
     def start(self, request: ChatRequest, setup: NameSetup, request_id: str) -> "ChatRun":
         """Return the run of one request; nothing happens until it is asked for its response or its stream.
@@ -57,7 +77,7 @@ class ChatService:
     def events(self, run: "ChatRun") -> AsyncGenerator[tuple[int, Piece | Found], None]:
         """Return the strategy's events for each of the request's choices; the index is asked once for all."""
         request, setup = run.request, run.setup
-        limit = request.token_limit() or setup.settings.max_tokens
+        as_json_of = run.composed()
         retrieve = self._retrieve_once(setup) if setup.settings.search else None
         speaker = Speaker(
             self._engine,
@@ -67,17 +87,34 @@ class ChatService:
             setup.adapter,
             self._retry_after_s,
             timed=run.budget.limits.seconds is not None,
+            left_out=run.left_out(),
         )
         runs = []
         for index in range(request.n):
-            generate = metered(generator(speaker, index), run.budget)
-            tools = Tools(generate, retrieve, run.ground, limit, run.budget)
-            runs.append(setup.strategy(request.messages, tools))
+            tools = Tools(
+                metered(generator(speaker, index), run.budget),
+                retrieve,
+                run.ground,
+                request.token_limit() or setup.settings.max_tokens,
+                run.budget,
+                self._score,
+                self._similar,
+                tuple(request.tools or ()),
+                formatted=run.formatted() and as_json_of is None,
+            )
+            events = setup.strategy(request.messages, tools)
+            shown = request.include_reasoning
+            runs.append(as_json(events, as_json_of, reasoning=shown) if as_json_of else events)
         return merged(runs)
 
     def finish(self, run: "ChatRun") -> None:
         """Count a finished answer and remember it for feedback."""
         name, choices = run.setup.settings.name, run.choices
+        given_up = max(0, run.budget.tokens - sum(choice.completion_tokens for choice in choices))
+        choices[0].completion_tokens += given_up  # by samples that were cancelled: nobody saw them, but they were made
+        choices[0].reasoning_tokens += given_up
+        if run.budget.stopped_by:
+            self._metrics.budgets.labels(name, run.budget.stopped_by).inc()
         for choice in choices:
             self._metrics.tokens.labels(name, "reasoning").inc(choice.reasoning_tokens)
             self._metrics.tokens.labels(name, "completion").inc(choice.completion_tokens - choice.reasoning_tokens)
@@ -137,6 +174,22 @@ class ChatRun:
         self.choices = [Choice() for _ in range(request.n)]
         self.prompt: list[Message] = []
         self._service = service
+
+    def composed(self) -> Kind | None:
+        """Return the type of "answer" where the answer is to be {"reasoning", "answer"} and the server makes that."""
+        if self.setup.settings.strategy == "direct":  # the engine writes both itself
+            return None
+        return composed(self.request.response_format)
+
+    def formatted(self) -> bool:
+        """Return whether the client wants a format that a final call of the engine has to keep to."""
+        asked = self.request.response_format or {}
+        return asked.get("type", "text") != "text" or bool((self.request.model_extra or {}).get("structured_outputs"))
+
+    def left_out(self) -> frozenset[str]:
+        """Return the client's fields that the strategy or the server sees to, and not the engine."""
+        acts = {"tools", "tool_choice", "parallel_tool_calls"} if self.setup.settings.strategy == "react" else set()
+        return frozenset(acts | ({"response_format"} if self.composed() else set()))
 
     def ground(self, messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
         """Return the trained prompt over ``passages``, and keep it for feedback."""

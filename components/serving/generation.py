@@ -66,6 +66,7 @@ class Speaker:
     adapter: Adapter | None
     retry_after_s: int
     timed: bool = False  # a time limit keeps what is written so far, so tokens have to come as they are made
+    left_out: frozenset[str] = frozenset()  # fields of the request that the engine is not told
 
 
 def generator(speaker: Speaker, choice: int) -> Generate:
@@ -85,7 +86,8 @@ def generator(speaker: Speaker, choice: int) -> Generate:
     ) -> AsyncGenerator[Piece, None]:
         nonlocal calls
         calls += 1
-        body = {"temperature": speaker.temperature, **request.engine_fields(final=final), "messages": list(messages)}
+        fields = request.engine_fields(final=final, left_out=speaker.left_out)
+        body = {"temperature": speaker.temperature, **fields, "messages": list(messages)}
         streams = request.stream or speaker.timed
         body |= {"max_tokens": max_tokens, "n": 1, "stream": streams}
         body["request_id"] = f"{speaker.request_id}-{choice}-{calls}"

@@ -11,7 +11,12 @@ from components.serving.settings import ServedName
 
 
 def served_lineage(
-    name: ServedName, model: Path, model_digest: str, index: str | None, embedder_digest: str | None
+    name: ServedName,
+    model: Path,
+    model_digest: str,
+    index: str | None,
+    embedder_digest: str | None,
+    scorer_digest: str | None = None,
 ) -> dict[str, Any]:
     """Return the lineage page of one served name; what its adapter changes is in `with_adapter`.
 
@@ -33,6 +38,8 @@ def served_lineage(
         else None,
         "strategy": {"name": name.strategy, "options": name.options} | _limits(name),
     }
+    if scorer_digest and name.strategy != "direct":
+        decisive["scorer"] = scorer_digest
     artefact = read_lineage(model)
     return {
         "object": "lineage",

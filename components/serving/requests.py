@@ -71,14 +71,15 @@ class ChatRequest(Sampling):
         """Return the client's limit under its new or its old name."""
         return self.max_completion_tokens or self.max_tokens
 
-    def engine_fields(self, *, final: bool = True) -> dict[str, Any]:
+    def engine_fields(self, *, final: bool = True, left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Return what the engine is told besides messages, limits and streaming.
 
         Args:
             final: whether it writes the answer; of what it writes before, the client asks nothing.
+            left_out: fields that the server sees to itself.
         """
-        left_out = _OURS if final else _OURS | _OF_THE_ANSWER
-        return {key: value for key, value in self.model_dump(exclude_none=True).items() if key not in left_out}
+        ours = _OURS | left_out if final else _OURS | left_out | _OF_THE_ANSWER
+        return {key: value for key, value in self.model_dump(exclude_none=True).items() if key not in ours}
 
 
 class CompletionRequest(Sampling):

@@ -1,9 +1,10 @@
-"""Answer held-out questions and score held-out pairs with a model; metrics with 95 % bootstrap intervals."""
+"""Answer held-out questions and score held-out pairs with a model, or measure reasoning; 95 % bootstrap intervals."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from components.config import Field, ModelRef, TableRef, UserError, WorkflowConfig
 from components.models.engine import EngineConfig, Sampling
+from components.serving.reasoning_exam import ReasoningTask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 class Evaluate(WorkflowConfig):
     """Which model, on what."""
 
+    what: Literal["answers", "reasoning"] = Field("answers", description="answers and pairs, or reasoning strategies")
     model: ModelRef = Field(description="the model as it is served: full, merged or quantized")
     name: str = Field("model", description="what reports call it: base, sft, dpo, quantized, …")
     questions: TableRef | None = Field(None, description="questions table; its test split is answered")
@@ -23,10 +25,13 @@ class Evaluate(WorkflowConfig):
     pair_limit: int | None = Field(None, ge=1, description="pairs to score; none takes all")
     max_new_tokens: int = Field(48, ge=1, description="longest answer, in tokens")
     engine: EngineConfig = Field(EngineConfig(), description="the engines that answer")
+    reasoning: ReasoningTask = Field(ReasoningTask(), description="which strategies are served and asked what")
 
 
 def main(config: Evaluate, run: "Run") -> "Result":
     """Return the metrics, and the file with every answer and its judgement."""
+    if config.what == "reasoning":
+        return reason(config, run)
     from components.data.chat import ChatTemplate
     from components.models import sources
     from components.orchestration.cluster import ray_session
@@ -74,7 +79,18 @@ def score_pairs(config: Evaluate, run: "Run", model: "Path", template: "ChatTemp
     return evaluation.evaluate_pairs(pairs, prefix_scores.mean_logprobs(model, prompts, answers), seed=config.seed)
 
 
+def reason(config: Evaluate, run: "Run") -> "Result":
+    """Serve the strategies and ask each the questions: their figures, the table that `auto` reads, and a plot."""
+    from pathlib import Path
+
+    from components.orchestration.cluster import ray_session
+    from components.serving.reasoning_sitting import sit
+
+    with ray_session(config.ray):
+        return sit(config.reasoning, config.model, Path(config.storage), run, name=config.name, seed=config.seed)
+
+
 if __name__ == "__main__":
     from components.orchestration.entry import entry
 
-    entry(Evaluate, main)
+    entry(Evaluate, main, leading="what")

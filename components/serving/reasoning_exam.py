@@ -19,12 +19,12 @@ from pydantic import field_validator
 from components.config import Config, Field, InputPath, ModelRef, UserError
 from components.data.generated_tasks import Task, TaskConfig, make_tasks
 from components.data.statistics import interval
+from components.data.task_files import read_tasks
 from components.progress import progress
 from components.reasoning.budget import Limits
 from components.reasoning.extract import extract, options, same
 from components.reasoning.measured import ALL, VERSION, kind_of, read_table
 from components.serving.settings import EngineOptions, ServedName
-from components.serving.strategy_files import read_examples
 
 METRICS = ("accuracy", "tokens", "seconds")
 
@@ -112,7 +112,7 @@ def questions(config: ReasoningTask, seed: int) -> list[Task]:
     if config.file is None:
         tasks = make_tasks(config.generated, seed)
     else:
-        rows = read_examples(config.file)
+        rows = read_tasks(config.file)
         tasks = [Task(row["question"], row["reasoning"], extract(row["answer"]) or row["answer"], "") for row in rows]
     if not tasks:
         raise UserError("there are no questions: give reasoning.file, or let some be generated (reasoning.generated)")

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import pytest
 
 from components.config import UserError
+from components.data.task_files import read_tasks
 from components.reasoning.budget import Limits
 from components.serving.app import check_names
 from components.serving.scoring import ScoreServer
 from components.serving.settings import SearchOptions, ServedName
 from components.serving.similarity import Similarity
 from components.serving.strategy_checks import check_tables
-from components.serving.strategy_files import read_examples, with_digests, with_files
+from components.serving.strategy_files import with_digests, with_files
 
 CHAT = "/v1/chat/completions"
 ASK = [{"role": "user", "content": "What is 2 + 3?"}]
@@ -332,9 +333,9 @@ def test_examples_that_are_none_are_refused(tmp_path, text):
     file = tmp_path / "e.jsonl"
     file.write_text(text)
     with pytest.raises(UserError, match=r"e\.jsonl"):
-        read_examples(str(file))
+        read_tasks(str(file))
     with pytest.raises(UserError, match="cannot be read"):
-        read_examples(str(tmp_path / "gone.jsonl"))
+        read_tasks(str(tmp_path / "gone.jsonl"))
 
 
 def test_similarity_is_the_cosine_and_embeds_examples_once():

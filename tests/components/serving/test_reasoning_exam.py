@@ -101,7 +101,7 @@ def test_a_question_that_fails_is_wrong_and_says_why_and_none_that_answers_is_no
     graded = measure(TASKS[:4], ["good"], failing, users=1)
     assert not graded[0].right and graded[0].reply.error == "ConnectionError: refused"
     assert evaluation(graded, ["good"])["good"]["failed"] == 0.25
-    with pytest.raises(RuntimeError, match="dead answered no question.*refused"):
+    with pytest.raises(RuntimeError, match=r"dead answered no question.*refused"):
         measure(TASKS[:4], ["good", "dead"], failing, users=1)
 
 
@@ -121,7 +121,7 @@ def test_results_are_written_and_drawn(graded, tmp_path):
     assert (tmp_path / "accuracy_per_token.png").stat().st_size > 5000 and len(logged) == 3
     assert set(result.outputs) == {"name", "answers", "table", "plot", "evaluation"}
     assert result.metrics["good/accuracy"] == 1.0
-    assert [axes.get_title() for axes in accuracy_figure(table).axes][0] == "all (n = 60)"
+    assert accuracy_figure(table).axes[0].get_title() == "all (n = 60)"
 
 
 def test_the_frontier_has_what_no_cheaper_strategy_reaches():

@@ -24,6 +24,12 @@ class SandboxLimits(Config):
     output_chars: int = Field(4000, ge=1, description="printed characters that are kept; more end the program")
     source_chars: int = Field(20_000, ge=1, description="longest program")
 
+    def within(self, seconds_left: float | None) -> "SandboxLimits":
+        """Return the limits with a run time of at most the seconds that a request has left."""
+        if seconds_left is None or seconds_left >= self.seconds:
+            return self
+        return self.model_copy(update={"seconds": max(0.05, seconds_left)})
+
 
 @dataclass(frozen=True)
 class Outcome:

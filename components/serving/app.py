@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from components import storage as place
 from components.config import UserError
+from components.serving.address import address, already_serves, free_port, shared_address
 from components.serving.ingress import ServingPlan
 from components.serving.settings import EngineOptions, SearchOptions, ServedName
 
@@ -45,14 +45,9 @@ def make_plan(
     from components.serving.adapter_files import Declared, carrier_of, fetch_declared
     from components.serving.lineage import served_lineage, with_adapter
     from components.serving.strategy_checks import check_scorer, check_tables
-    from components.serving.strategy_files import with_digests, with_files
+    from components.serving.strategy_files import with_digests
 
-    names = with_files(tuple(names) or default_names(has_index=index is not None))
-    given = {"score": scorer, "similar": embedder, "retrieve": index}
-    has = frozenset(need for need, reference in given.items() if reference)
-    check_names(names, has_index=index is not None, carries_adapters=engine.adapters.at_once > 0, has=has)
-    if index and not embedder:
-        raise UserError("an index is searched with the embedder that made it: give it with embedder=…")
+    names = _prepared(names, engine, index, embedder, scorer)
     digests = key_digests(keys)
     admins = key_digests(admin_keys, "admin_keys")
     home = place.folder(str(storage))
@@ -94,6 +89,21 @@ def make_plan(
         aliases=declared.aliases,
         adapter_memory=str(cache / "adapters" / f"{uuid.uuid4().hex}.json") if carrier else None,
     )
+
+
+def _prepared(
+    names: Sequence[ServedName], engine: EngineOptions, index: str | None, embedder: str | None, scorer: str | None
+) -> tuple[ServedName, ...]:
+    """Return the names that are served, what their options' files hold within them. Raises UserError as make_plan."""
+    from components.serving.strategy_files import with_files
+
+    names = with_files(tuple(names) or default_names(has_index=index is not None))
+    given = {"score": scorer, "similar": embedder, "retrieve": index}
+    has = frozenset(need for need, reference in given.items() if reference)
+    check_names(names, has_index=index is not None, carries_adapters=engine.adapters.at_once > 0, has=has)
+    if index and not embedder:
+        raise UserError("an index is searched with the embedder that made it: give it with embedder=…")
+    return names
 
 
 def default_names(*, has_index: bool) -> tuple[ServedName, ...]:
@@ -258,46 +268,15 @@ def serving(plan: ServingPlan, host: str, port: int) -> Iterator[str]:
     """
     from ray import serve
 
-    shared = _already_serves()
+    shared = already_serves()
     if not shared:
         port = free_port(host, port)
         serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
     try:
         serve.run(build(plan), name=APPLICATION, route_prefix="/")
-        yield _address(host, port) if not shared else _shared_address()
+        yield address(host, port) if not shared else shared_address()
     finally:
         if shared:
             serve.delete(APPLICATION)
         else:
             serve.shutdown()
-
-
-def free_port(host: str, port: int) -> int:
-    """Return ``port`` if it can be listened on, any free port for 0. Raises UserError where it is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(f"cannot listen on {host}:{port} ({error.strerror}): give another port=…, or 0") from error
-        return int(probe.getsockname()[1])
-
-
-def _already_serves() -> bool:
-    from ray.serve.context import _get_global_client
-
-    return _get_global_client(raise_if_no_controller_running=False) is not None
-
-
-def _shared_address() -> str:
-    from ray.serve.context import _get_global_client
-
-    client = _get_global_client()
-    assert client is not None, "asked only where Serve runs already"
-    options = client.http_config
-    return _address(options.host, options.port)
-
-
-def _address(host: str | None, port: int) -> str:
-    shown = "127.0.0.1" if host in (None, "0.0.0.0", "::") else host
-    return f"http://{shown}:{port}"

@@ -86,16 +86,19 @@ class ChatService:
             setup.settings.temperature,
             setup.adapter,
             self._retry_after_s,
-            timed=run.budget.limits.seconds is not None,
+            timed=run.budget.limits.seconds is not None and not run.comes_whole(),
             left_out=run.left_out(),
         )
+        limit, left = request.token_limit() or setup.settings.max_tokens, run.budget.unwritten()
+        if left is not None and request.n > 1:  # else the first choice would be promised all of it
+            limit = max(1, min(limit, left // request.n))
         runs = []
         for index in range(request.n):
             tools = Tools(
                 metered(generator(speaker, index), run.budget),
                 retrieve,
                 run.ground,
-                request.token_limit() or setup.settings.max_tokens,
+                limit,
                 run.budget,
                 self._score,
                 self._similar,
@@ -185,6 +188,11 @@ class ChatRun:
         """Return whether the client wants a format that a final call of the engine has to keep to."""
         asked = self.request.response_format or {}
         return asked.get("type", "text") != "text" or bool((self.request.model_extra or {}).get("structured_outputs"))
+
+    def comes_whole(self) -> bool:
+        """Return whether the answer has parts that only a whole response of the engine has in one place."""
+        asked = self.request.model_extra or {}
+        return not self.request.stream and bool(asked.get("logprobs") or self.request.tools)
 
     def left_out(self) -> frozenset[str]:
         """Return the client's fields that the strategy or the server sees to, and not the engine."""

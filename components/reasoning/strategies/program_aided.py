@@ -47,7 +47,7 @@ async def program_aided(
             error = "no more programs are allowed to run"
             break
         else:
-            outcome = await run_program(source, limits)
+            outcome = await run_program(source, limits.within(tools.budget.seconds_left()))
             error = outcome.error or ("" if outcome.value else "ValueError: the program prints nothing")
             yield Piece(f"{outcome.value or error}\n\n", "reasoning")
             if not error:

@@ -13,7 +13,7 @@ class ScoreServer:
         from components.data.chat import ChatTemplate
         from components.models.rewards import RewardModel
 
-        self._template, self._rewards = ChatTemplate.from_folder(model), RewardModel(folder)
+        self._template, self._rewards = ChatTemplate.from_folder(model), RewardModel(folder, quiet=True)
 
     async def score(self, messages: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:
         """Return how good each answer is, in held-out deviations from the held-out mean; more is better."""

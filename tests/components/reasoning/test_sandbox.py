@@ -96,7 +96,7 @@ TIME = {
     "a large factorial": ("import math\nmath.factorial(10**8)", ""),
     "sleep": ("import time\ntime.sleep(60)", ""),
     "asyncio's sleep": ("import asyncio\nawait asyncio.sleep(60)", ""),
-    "an iterator without end": ("def g():\n    while True: yield 1\nsum(g())", "did not end within 1 s"),
+    "a list that grows while it is read": ("a = [1]\nfor x in a: a.append(x)", "Error"),
 }
 DEPTH = {
     "recursion without end": ("def f(): return f()\nf()", "RecursionError"),

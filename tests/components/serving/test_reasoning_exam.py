@@ -171,3 +171,28 @@ def test_contenders_are_measured_through_the_endpoint(server):
     graded = measure(TASKS[10:12], ["cheap", "good"], ask, users=1)
     assert [each.right for each in graded] == [False, True, False, True]
     assert [each.reply.tokens for each in graded] == [2, 2, 4, 4]
+
+
+def test_a_sitting_serves_asks_and_keeps(monkeypatch, tmp_path):
+    import contextlib
+
+    from components.serving import reasoning_sitting
+
+    served, logged = {}, []
+    page = {"decided_by": {"model": "digest"}}
+
+    def make_plan(**given):
+        served.update(given)
+        return SimpleNamespace(plain_lineage=page)
+
+    monkeypatch.setattr(reasoning_sitting.app, "make_plan", make_plan)
+    monkeypatch.setattr(reasoning_sitting.app, "serving", lambda plan, host, port: contextlib.nullcontext("http://x"))
+    monkeypatch.setattr(reasoning_exam, "asker", lambda url: lambda name, question: Reply("yes", 3, 0.1))
+    run = SimpleNamespace(dir=tmp_path, log_artifact=logged.append)
+    task = ReasoningTask(generated=TaskConfig(arithmetic=0, stories=0, logic=20), contenders=CONTENDERS[:2])
+    result = reasoning_sitting.sit(task, "a-model", tmp_path, run, name="tiny", seed=1)
+    assert [name.name for name in served["names"]] == ["cheap", "good"] and served["model"] == "a-model"
+    table = read_table(json.loads((tmp_path / "strategies.json").read_text()))
+    assert table.model == "digest" and result.outputs["table"] == str(tmp_path / "strategies.json")
+    assert 0 < result.metrics["cheap/accuracy"] == result.metrics["good/accuracy"] < 1
+    assert result.outputs["evaluation"]["good"]["gain"]["mean"] == 0

@@ -61,7 +61,7 @@ class Splitter:
     def __init__(self, marker: str) -> None:
         self.marker, self.text = marker.lower(), ""
         self.found, self._began = False, False
-        self._shown = 0  # characters that were told already
+        self._shown, self._starts = 0, 0  # characters that were told already, and where the answer starts
 
     def feed(self, piece: Piece) -> list[Piece]:
         """Return what can be told of the next piece."""
@@ -70,13 +70,16 @@ class Splitter:
         self.text += piece.text
         counts = replace(piece, text="", channel="reasoning", finish_reason=None, extra={})
         if self.found:
-            return [self._content(piece)]
+            before = self._before(piece.completion_tokens)
+            content = self._content(replace(piece, completion_tokens=piece.completion_tokens - before))
+            return [replace(counts, prompt_tokens=0, completion_tokens=before), content] if before else [content]
         at = self.text.lower().find(self.marker)
         if at < 0:
             told = [replace(counts, text=self._until(self._safe()))]
         else:
             told = [replace(counts, text=self._until(at))]
             self.found, self._shown = True, at + len(self.marker)
+            self._starts = self._shown
             told.append(self._content(replace(piece, prompt_tokens=0, completion_tokens=0)))
         return [each for each in told if each.text or each.prompt_tokens or each.completion_tokens]
 
@@ -84,6 +87,10 @@ class Splitter:
         """Return what is held back once the text is complete."""
         held = "" if self.found else self._until(len(self.text))
         return [Piece(held, "reasoning")] if held else []
+
+    def _before(self, tokens: int) -> int:
+        """How many of a generation's tokens are of its reasoning, by the share of its characters."""
+        return round(tokens * self._starts / len(self.text))
 
     def _content(self, piece: Piece) -> Piece:
         behind = self.text[self._shown :]

@@ -38,10 +38,9 @@ async def react(
     functions = {function["function"]["name"]: function["function"] for function in tools.functions}
     asked, seen = _asked(messages, named, functions), Passages(tools)
     for _ in range(steps):
-        splitter, reason, told_all = Splitter(FINAL), None, list[Piece]()
+        splitter, told_all = Splitter(FINAL), list[Piece]()
         async with aclosing(tools.generate(asked, max_tokens=tools.max_tokens, stop=(OBSERVATION,))) as pieces:
             async for piece in pieces:
-                reason = piece.finish_reason or reason
                 for told in splitter.feed(piece):
                     if told.channel == "reasoning" or not tools.formatted:
                         yield told

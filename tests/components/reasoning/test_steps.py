@@ -12,6 +12,7 @@ from components.reasoning.strategies.tree_of_thoughts import tree_of_thoughts
 from components.reasoning.tree import JUDGE
 from tests.components.reasoning.fakes import QUESTION, Script, reasons, run, text, tools
 
+CHANNELS = ("reasoning", "content")
 EXAMPLES = [
     {"question": "What is 1 + 1?", "reasoning": "One and one.", "answer": "2"},
     {"question": "Who wrote Faust?", "reasoning": "A German.", "answer": "Goethe"},
@@ -42,7 +43,8 @@ def test_the_answer_streams_as_it_is_made():
     answered = [e for e in events if e.channel == "content" and e.text]
     assert [e.text for e in answered] == ["it", " is", " five"]
     assert text(events, "reasoning") == "three and two\n" and reasons(events) == ["stop"]
-    assert sum(e.completion_tokens for e in events) == 6
+    tokens = {channel: sum(e.completion_tokens for e in events if e.channel == channel) for channel in CHANNELS}
+    assert tokens == {"reasoning": 4, "content": 2}, "24 of 34 characters are before the answer"
 
 
 def test_the_closest_examples_come_before_the_question_the_closest_last():

@@ -44,7 +44,7 @@ def test_the_answer_streams_as_it_is_made():
     assert [e.text for e in answered] == ["it", " is", " five"]
     assert text(events, "reasoning") == "three and two\n" and reasons(events) == ["stop"]
     tokens = {channel: sum(e.completion_tokens for e in events if e.channel == channel) for channel in CHANNELS}
-    assert tokens == {"reasoning": 4, "content": 2}, "24 of 34 characters are before the answer"
+    assert tokens == {"reasoning": 4, "content": 2}, "21 of 32 characters are before the answer"
 
 
 def test_the_closest_examples_come_before_the_question_the_closest_last():

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,12 +39,9 @@ def test_reasoning_is_measured_on_a_model_that_is_served_in_the_step(monkeypatch
         right = name == "vote-8" or task.kind == "story"
         return Reply(f"Answer: {task.answer if right else 'unknown'}", {"vote-8": 80}.get(name, 10), 0.1)
 
-    class Plan:
-        plain_lineage = {"decided_by": {"model": "digest"}}
-
-    plans = []
+    plan, plans = SimpleNamespace(plain_lineage={"decided_by": {"model": "digest"}}), []
     monkeypatch.setattr(cluster, "ray_session", lambda config: contextlib.nullcontext())
-    monkeypatch.setattr(app, "make_plan", lambda **given: plans.append(given) or Plan())
+    monkeypatch.setattr(app, "make_plan", lambda **given: plans.append(given) or plan)
     monkeypatch.setattr(app, "serving", lambda plan, host, port: contextlib.nullcontext("http://x"))
     monkeypatch.setattr(reasoning_exam, "asker", lambda url: ask)
     given = ["model=m", "what=reasoning", "seed=1", f"storage={tmp_path}", "reasoning.generated.logic=0"]

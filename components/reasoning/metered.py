@@ -9,6 +9,8 @@ from typing import Any
 from components.reasoning.budget import Budget
 from components.reasoning.events import Generate, Message, Piece, Tools
 
+_USEFUL_TOKENS = 64  # a chain that is cut off earlier seldom gets to its answer: it waits for more, or is left out
+
 
 def metered(generate: Generate, budget: Budget) -> Generate:
     """Return ``generate`` under a budget: it is never longer than the tokens that are left, and ends with the time.
@@ -107,7 +109,7 @@ async def draw(
     """Yield one sample for each prompt in the order in which they end; ``index`` says which prompt it continues.
 
     All run at the same time, equal prompts over one prefix in the engine's cache. Where the budget cannot promise all
-    of them their full length, some wait until others have left something. Closing the generator cancels those that
+    of them their full length they share what is left; where shares get too small, some wait for what others leave. Closing the generator cancels those that
     run; the failure of one ends all.
 
     Args:
@@ -165,7 +167,8 @@ def _room(
     if left is None:
         return max_tokens, False
     free = left - promised
-    wanted = max_tokens or max(1, free // waiting)
+    share = max(1, free // waiting)
+    wanted = share if max_tokens is None else min(max_tokens, max(share, _USEFUL_TOKENS))
     if free >= wanted:
         return wanted, False
     if first and free > 0:

@@ -46,7 +46,7 @@ async def react(
                         yield told
                     else:
                         told_all.append(told)
-        for told in [*splitter.rest(), Piece("\n", "reasoning")]:
+        for told in [*splitter.rest(), *([] if splitter.found else [Piece("\n", "reasoning")])]:
             yield told
         if splitter.found:
             if tools.formatted:

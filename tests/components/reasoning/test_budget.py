@@ -129,6 +129,15 @@ def test_without_a_length_what_is_left_is_shared():
     assert [call["max_tokens"] for call in model.calls] == [3, 3, 3] and len(samples) == 3
 
 
+def test_samples_share_tokens_rather_than_wait_for_their_full_length():
+    model = Script(lambda *_: "a b c", wait_s=0.002)
+    given = tools(model, limits={"tokens": 200})
+    samples = run(draw([QUESTION] * 4, given, max_tokens=250, temperature=1.0))
+    # 64 is the least that is worth a start: three fit into 200, the fourth waits for what they leave.
+    assert [call["max_tokens"] for call in model.calls][:3] == [64, 64, 64] and model.most == 3
+    assert len(samples) == 4 and given.budget.stopped_by is None
+
+
 def test_the_number_of_samples_is_limited():
     given = tools(Script(lambda *_: "a"), limits={"samples": 2})
     assert len(run(draw([QUESTION] * 5, given, max_tokens=None, temperature=1.0))) == 2

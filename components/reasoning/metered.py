@@ -109,8 +109,8 @@ async def draw(
     """Yield one sample for each prompt in the order in which they end; ``index`` says which prompt it continues.
 
     All run at the same time, equal prompts over one prefix in the engine's cache. Where the budget cannot promise all
-    of them their full length they share what is left; where shares get too small, some wait for what others leave. Closing the generator cancels those that
-    run; the failure of one ends all.
+    of them their full length they share what is left; where shares get too small, some wait for what others leave.
+    Closing the generator cancels those that run; the failure of one ends all.
 
     Args:
         at_once: most that run at the same time; none: all.

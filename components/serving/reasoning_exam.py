@@ -172,12 +172,20 @@ def table_of(graded: Sequence[Graded], contenders: Sequence[Contender], *, model
         for kind in (ALL, *sorted(set(kinds.values()))):
             some = [each for each in own if kind in (ALL, kinds[each.task.question])]
             if some and contender.strategy != "auto":
-                values = {"name": contender.name, "strategy": contender.strategy, "options": contender.options}
+                values = {"name": contender.name, "strategy": contender.strategy, "options": _placed(contender.options)}
                 rows.append({**values, "kind": kind, **figures(some, seed)})
     asked = "\n".join(sorted(f"{question}" for question in kinds))
     tasks = hashlib.sha256(asked.encode()).hexdigest()
     table = {"version": VERSION, "model": model, "tasks": tasks, "seed": seed, "rows": rows}
     return read_table(table).model_dump(mode="json")
+
+
+def _placed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with their files' places in full, so that the table can be read from another folder."""
+    return {
+        name: str(Path(value).resolve()) if isinstance(value, str) and Path(value).is_file() else value
+        for name, value in options.items()
+    }
 
 
 def figures(graded: Sequence[Graded], seed: int = 0) -> dict[str, dict[str, float]]:

@@ -40,4 +40,7 @@ def _read(options: dict[str, Any]) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             message = f"auto's table {read['table']} cannot be read ({error}): `workflows.evaluate reasoning` makes one"
             raise UserError(message) from error
+    if isinstance(read.get("table"), dict) and isinstance(read["table"].get("rows"), list):
+        rows = [{**row, "options": _read(row.get("options", {}))} for row in read["table"]["rows"]]
+        read["table"] = {**read["table"], "rows": rows}
     return read

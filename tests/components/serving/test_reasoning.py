@@ -323,6 +323,10 @@ def test_files_of_options_are_read_once_and_named_by_their_digest(tmp_path):
     read = with_files([few, auto])
     assert read[0].options["examples"] == [{"question": "q", "reasoning": "48/2 = 24", "answer": "24"}]
     assert read[1].options["table"] == TABLE
+    few_in_table = {**TABLE["rows"][0], "strategy": "few_shot_cot", "options": {"examples": str(file)}}
+    nested = ServedName(name="a", strategy="auto", options={"table": {**TABLE, "rows": [few_in_table]}})
+    (row,) = with_files([nested])[0].options["table"]["rows"]
+    assert row["options"]["examples"] == read[0].options["examples"]
     first = with_digests(read[0]).options["examples"]
     file.write_text('{"question": "q", "answer": "25"}\n')
     assert first.startswith("sha256:") and with_digests(with_files([few])[0]).options["examples"] != first

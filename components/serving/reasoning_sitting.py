@@ -11,7 +11,7 @@ from components.tracking.run import Result, Run
 def sit(task: reasoning_exam.ReasoningTask, model: str, storage: Path, run: Run, *, name: str, seed: int) -> Result:
     """Measure the strategies on a model, on the Ray cluster that is connected.
 
-    Outputs: ``evaluation`` (the figures of each contender), ``table`` (what ``auto`` chooses from), ``answers`` (every
+    Outputs: ``strategies`` (the figures of each contender), ``table`` (what ``auto`` chooses from), ``answers`` (every
     reply and its grade) and ``plot`` (accuracy over tokens).
 
     Raises:
@@ -40,5 +40,5 @@ def keep(
     accuracy_figure(table).savefig(outputs["plot"], dpi=150)
     for what in ("answers", "table", "plot"):
         run.log_artifact(outputs[what])
-    found = outputs["evaluation"] = reasoning_exam.evaluation(graded, asked, seed)
+    found = outputs["strategies"] = reasoning_exam.evaluation(graded, asked, seed)
     return Result(outputs, reasoning_exam.metrics(found))

@@ -119,7 +119,7 @@ def test_results_are_written_and_drawn(graded, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "reasoning_answers.jsonl").read_text().splitlines()]
     assert len(lines) == 180 and lines[0]["reply"]["tokens"] == 10 and lines[0]["right"] is True
     assert (tmp_path / "accuracy_per_token.png").stat().st_size > 5000 and len(logged) == 3
-    assert set(result.outputs) == {"name", "answers", "table", "plot", "evaluation"}
+    assert set(result.outputs) == {"name", "answers", "table", "plot", "strategies"}
     assert result.metrics["good/accuracy"] == 1.0
     assert accuracy_figure(table).axes[0].get_title() == "all (n = 60)"
 
@@ -195,4 +195,4 @@ def test_a_sitting_serves_asks_and_keeps(monkeypatch, tmp_path):
     table = read_table(json.loads((tmp_path / "strategies.json").read_text()))
     assert table.model == "digest" and result.outputs["table"] == str(tmp_path / "strategies.json")
     assert 0 < result.metrics["cheap/accuracy"] == result.metrics["good/accuracy"] < 1
-    assert result.outputs["evaluation"]["good"]["gain"]["mean"] == 0
+    assert result.outputs["strategies"]["good"]["gain"]["mean"] == 0

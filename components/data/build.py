@@ -57,7 +57,7 @@ def own_files(index: str | None, file: str | None, files: Mapping[str, str]) -> 
     """
     if sum((index is not None, file is not None, bool(files))) != 1:
         raise UserError(
-            "give either index (a passages table) or file (your own pairs, or several of them in files), or let traces be made"
+            "give either index (a passages table) or file (your own pairs, or several of them in files), or traces"
         )
     own = {Path(file).name: file} if file is not None else files
     return {name: Path(path).resolve() for name, path in own.items()}

@@ -81,13 +81,11 @@ def score_pairs(config: Evaluate, run: "Run", model: "Path", template: "ChatTemp
 
 def reason(config: Evaluate, run: "Run") -> "Result":
     """Serve the strategies and ask each the questions: their figures, the table that `auto` reads, and a plot."""
-    from pathlib import Path
-
     from components.orchestration.cluster import ray_session
     from components.serving.reasoning_sitting import sit
 
-    with ray_session(config.ray):
-        return sit(config.reasoning, config.model, Path(config.storage), run, name=config.name, seed=config.seed)
+    with ray_session(config.ray, config.storage):
+        return sit(config.reasoning, config.model, config.storage, run, name=config.name, seed=config.seed)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def make_plan(
     """Return the plan for these references, each of them looked up and checked; nothing is started.
 
     Args:
+        scorer: the reward model that strategies score answers with.
         keys: name of the environment variable that holds the API keys, separated by commas.
         admin_keys: the same for the keys that may change adapters.
 

@@ -1,6 +1,5 @@
 """Serves the contenders of a reasoning measurement, has them asked, and keeps what came out."""
 
-from pathlib import Path
 from typing import Any
 
 from components.serving import app, reasoning_exam
@@ -8,7 +7,7 @@ from components.serving.reasoning_figure import accuracy_figure
 from components.tracking.run import Result, Run
 
 
-def sit(task: reasoning_exam.ReasoningTask, model: str, storage: Path, run: Run, *, name: str, seed: int) -> Result:
+def sit(task: reasoning_exam.ReasoningTask, model: str, storage: str, run: Run, *, name: str, seed: int) -> Result:
     """Measure the strategies on a model, on the Ray cluster that is connected.
 
     Outputs: ``strategies`` (the figures of each contender), ``table`` (what ``auto`` chooses from), ``answers`` (every

@@ -40,7 +40,7 @@ def test_reasoning_is_measured_on_a_model_that_is_served_in_the_step(monkeypatch
         return Reply(f"Answer: {task.answer if right else 'unknown'}", {"vote-8": 80}.get(name, 10), 0.1)
 
     plan, plans = SimpleNamespace(plain_lineage={"decided_by": {"model": "digest"}}), []
-    monkeypatch.setattr(cluster, "ray_session", lambda config: contextlib.nullcontext())
+    monkeypatch.setattr(cluster, "ray_session", lambda config, storage: contextlib.nullcontext())
     monkeypatch.setattr(app, "make_plan", lambda **given: plans.append(given) or plan)
     monkeypatch.setattr(app, "serving", lambda plan, host, port: contextlib.nullcontext("http://x"))
     monkeypatch.setattr(reasoning_exam, "asker", lambda url: ask)

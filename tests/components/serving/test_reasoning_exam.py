@@ -190,7 +190,7 @@ def test_a_sitting_serves_asks_and_keeps(monkeypatch, tmp_path):
     monkeypatch.setattr(reasoning_exam, "asker", lambda url: lambda name, question: Reply("yes", 3, 0.1))
     run = SimpleNamespace(dir=tmp_path, log_artifact=logged.append)
     task = ReasoningTask(generated=TaskConfig(arithmetic=0, stories=0, logic=20), contenders=CONTENDERS[:2])
-    result = reasoning_sitting.sit(task, "a-model", tmp_path, run, name="tiny", seed=1)
+    result = reasoning_sitting.sit(task, "a-model", str(tmp_path), run, name="tiny", seed=1)
     assert [name.name for name in served["names"]] == ["cheap", "good"] and served["model"] == "a-model"
     table = read_table(json.loads((tmp_path / "strategies.json").read_text()))
     assert table.model == "digest" and result.outputs["table"] == str(tmp_path / "strategies.json")

@@ -1,24 +1,24 @@
-"""Measure answers and pairs of a model, how an index is searched, or what orders in passages do; with intervals."""
+"""Measure answers and pairs, reasoning, how an index is searched, or what orders in passages do; with intervals."""
 
 from typing import TYPE_CHECKING, Any, Literal
 
 from components.config import Field, ModelRef, TableRef, UserError, WorkflowConfig
-from components.models.engine import EngineConfig, Sampling
+from components.models.engine import EngineConfig
 from components.retrieval.evaluation import RetrievalEvaluation
 from components.retrieval.injection_evaluation import InjectionEvaluation
+from components.serving.reasoning_exam import ReasoningTask
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from components.data.chat import ChatTemplate
     from components.tracking.run import Result, Run
+    from components.training.held_out import HeldOut
 
 
 class Evaluate(WorkflowConfig):
     """Which model, on what."""
 
-    what: Literal["answers", "retrieval", "injections"] = Field(
-        "answers", description="answers and pairs, ways of searching, or orders that passages give to the model"
+    what: Literal["answers", "reasoning", "retrieval", "injections"] = Field(
+        "answers",
+        description="answers and pairs, reasoning strategies, ways of searching, or orders that passages give",
     )
     model: ModelRef | None = Field(None, description="the model as it is served: full, merged or quantized")
     name: str = Field("model", description="what reports call it: base, sft, dpo, quantized, …")
@@ -30,6 +30,7 @@ class Evaluate(WorkflowConfig):
     engine: EngineConfig = Field(EngineConfig(), description="the engines that answer")
     retrieval: RetrievalEvaluation = Field(RetrievalEvaluation(), description="what is searched, and in which ways")
     injections: InjectionEvaluation = Field(InjectionEvaluation(), description="what is asked over such passages")
+    reasoning: ReasoningTask = Field(ReasoningTask(), description="which strategies are served and asked what")
 
 
 def main(config: Evaluate, run: "Run") -> "Result":
@@ -39,57 +40,44 @@ def main(config: Evaluate, run: "Run") -> "Result":
     from components.orchestration.cluster import ray_session
     from components.retrieval import evaluation as retrieval
     from components.retrieval import injection_evaluation as injections
+    from components.serving.reasoning_sitting import sit
     from components.tracking.run import Result
+    from components.training.held_out import HeldOut
 
     if config.what == "retrieval":
         return Result(*retrieval.run_evaluation(config.retrieval, run, config.seed))
     if config.model is None:
         raise UserError("there is no model to evaluate: give model=…")
+    if config.what == "reasoning":
+        with ray_session(config.ray, config.storage):
+            return sit(config.reasoning, config.model, config.storage, run, name=config.name, seed=config.seed)
     template = ChatTemplate.from_folder(model := sources.resolve(config.model, run.cache))
     if config.what == "injections":
-        with ray_session(config.ray):
-            return Result(
-                *injections.run_evaluation(config.injections, run, template, model, config.engine, config.seed)
-            )
+        asked = (config.injections, run, template, model, config.engine, config.seed)
+        with ray_session(config.ray, config.storage):
+            return Result(*injections.run_evaluation(*asked))
+    return answers(config, HeldOut(model, template, run, config.seed))
+
+
+def answers(config: Evaluate, held_out: "HeldOut") -> "Result":
+    """Rank pairs and answer questions, whichever are given."""
+    from components.models.engine import Sampling
+    from components.orchestration.cluster import ray_session
+    from components.tracking.run import Result
+
     if config.questions is None and config.preferences is None:
         raise UserError("there is nothing to evaluate: give questions, preferences or both")
     evaluation: dict[str, dict[str, float]] = {}
     outputs: dict[str, Any] = {"name": config.name, "evaluation": evaluation}
     if config.preferences:
-        evaluation.update(score_pairs(config, run, model, template))
+        evaluation.update(held_out.rank(config.preferences, config.pair_limit))
     if config.questions:
-        with ray_session(config.ray):
-            metrics, outputs["answers"] = answer(config, run, model, template)
+        sampling = Sampling(max_new_tokens=config.max_new_tokens)
+        with ray_session(config.ray, config.storage):
+            metrics, path = held_out.answer(config.questions, sampling, config.engine, config.limit)
+        outputs["answers"] = str(path)
         evaluation.update(metrics)
     return Result(outputs, {name: values["mean"] for name, values in evaluation.items()})
-
-
-def answer(config: Evaluate, run: "Run", model: "Path", template: "ChatTemplate") -> tuple[dict, str]:
-    """Greedy answers to the test questions, judged; written to a file as well."""
-    from components.data import evaluation, store
-    from components.models import engine
-
-    table = store.pin(str(config.questions))
-    run.log_dataset("questions", table, "evaluation")
-    questions = evaluation.held_out(table, config.limit)
-    prompts = [{"prompt_ids": template.prompt_ids(question["prompt"])} for question in questions]
-    answers = engine.sample(prompts, model, Sampling(max_new_tokens=config.max_new_tokens), config.engine)
-    path = evaluation.write_answers(run.dir / "answers.jsonl", questions, answers)
-    run.log_artifact(path)
-    return evaluation.evaluate_answers(questions, answers, seed=config.seed), str(path)
-
-
-def score_pairs(config: Evaluate, run: "Run", model: "Path", template: "ChatTemplate") -> dict:
-    """The share of held-out pairs that the model ranks as the judge (or the person) did."""
-    from components.data import evaluation, store
-    from components.models import prefix_scores
-
-    table = store.pin(str(config.preferences))
-    run.log_dataset("preferences", table, "evaluation")
-    pairs = evaluation.held_out(table, config.pair_limit)
-    coded = [template.pair(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in pairs]
-    prompts, answers = [pair.prompt_ids for pair in coded], [(pair.chosen_ids, pair.rejected_ids) for pair in coded]
-    return evaluation.evaluate_pairs(pairs, prefix_scores.mean_logprobs(model, prompts, answers), seed=config.seed)
 
 
 if __name__ == "__main__":

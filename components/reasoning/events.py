@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from components.reasoning.budget import Budget
+
 Message = dict[str, Any]
 Passage = dict[str, Any]
 
@@ -28,11 +30,26 @@ class Found:
 
 
 class Generate(Protocol):
-    """Continue a conversation; a stream of pieces or, where the client does not stream, one piece."""
+    """Continue a conversation; a stream of pieces or, where the client does not stream, one piece.
+
+    What a client asks of its answer (a format, its own tools, stop words, log-probabilities) holds for calls that are
+    ``final`` only: a thought in a JSON schema would be no thought. ``temperature`` none leaves the client's.
+    """
 
     def __call__(
-        self, messages: Sequence[Message], *, max_tokens: int | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] = (),
+        final: bool = False,
     ) -> AsyncGenerator[Piece, None]: ...
+
+
+Retrieve = Callable[[str], Awaitable[Sequence[Passage]]]
+Score = Callable[[Sequence[Message], Sequence[str]], Awaitable[Sequence[float]]]
+Similar = Callable[[str, Sequence[str]], Awaitable[Sequence[float]]]
 
 
 @dataclass(frozen=True)
@@ -40,9 +57,14 @@ class Tools:
     """What a strategy may call."""
 
     generate: Generate
-    retrieve: Callable[[str], Awaitable[Sequence[Passage]]] | None  # None: this name has no index
+    retrieve: Retrieve | None  # None: this name has no index
     ground: Callable[[Sequence[Message], Sequence[Passage]], list[Message]]  # the trained prompt over passages
-    max_tokens: int | None = None  # all that the client allows for reasoning and answer together
+    max_tokens: int | None = None  # the longest chain: reasoning and answer of one sample together
+    budget: Budget = field(default_factory=Budget)  # what all of the request may spend
+    score: Score | None = None  # how good each answer to a conversation is, more is better; None: no reward model
+    similar: Similar | None = None  # how close a question is to each text, more is closer; None: no embedder
+    functions: tuple[dict[str, Any], ...] = ()  # the client's own tools, by OpenAI's schema
+    formatted: bool = False  # the client wants its answer in a format that only a final call of the model has
 
 
 Strategy = Callable[..., AsyncGenerator[Piece | Found, None]]

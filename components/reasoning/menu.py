@@ -19,6 +19,17 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(strategies.__path__))
 
 
+def needs(name: str, options: Mapping[str, Any]) -> frozenset[str]:
+    """Return what a strategy has to be handed with these options: score, similar, retrieve, table.
+
+    Raises:
+        UserError: as ``strategy``.
+    """
+    strategy(name, options)
+    module = importlib.import_module(f"components.reasoning.strategies.{name}")
+    return module.needs(options) if hasattr(module, "needs") else frozenset()
+
+
 def strategy(name: str, options: Mapping[str, Any]) -> Any:
     """Return the strategy with its options filled in: a function of (messages, tools) that yields pieces.
 
@@ -31,6 +42,9 @@ def strategy(name: str, options: Mapping[str, Any]) -> Any:
     parameters = inspect.signature(function).parameters.values()
     known = {p.name: p.annotation for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     filled = {}
+    required = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
+    if missing := sorted(required - set(options)):
+        raise UserError(f"the strategy '{name}' needs the option '{missing[0]}': set it under options")
     for option, value in options.items():
         if option not in known:
             has = f"its options are {', '.join(known)}" if known else "it has no options"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.reasoning.budget import Budget
 from components.reasoning.events import Found, Passage, Piece
 from components.serving.citations import Repair, cite, repaired
 
@@ -45,6 +46,12 @@ class Choice:
             self.content, made = repaired(self.content, self.passages)
             self.made += made
 
+    def ended_by(self, budget: Budget) -> str:
+        """Return OpenAI's finish reason; an answer that the budget cut short is not one that ended by itself."""
+        if budget.stopped_by and self.finish_reason != "tool_calls":
+            return "length"
+        return self.finish_reason or "stop"
+
     def proof(self) -> dict[str, Any]:
         """Return the fields that prove the answer: its citations, and the marks that name no passage."""
         if self.passages is None:
@@ -71,18 +78,21 @@ class Envelope:
         wrapped = {**shared, "choices": choices, "system_fingerprint": f"fp_{self.lineage_id[:16]}"}
         return wrapped if usage is None else {**wrapped, "usage": usage}
 
-    def response(self, choices: Sequence[Choice]) -> dict[str, Any]:
+    def response(self, choices: Sequence[Choice], budget: Budget) -> dict[str, Any]:
         """Return the whole answer as a ``chat.completion``."""
         shaped = []
         for index, choice in enumerate(choices):
             extra = dict(choice.extra)
             logprobs = extra.pop("logprobs", None)
+            if "tool_calls" in extra:  # only chunks of a stream number them
+                calls = extra["tool_calls"]
+                extra["tool_calls"] = [{key: call[key] for key in call if key != "index"} for call in calls]
             message = {"role": "assistant", "content": choice.content, "refusal": None, **extra, **choice.proof()}
             if choice.reasoning and self.include_reasoning:
                 message |= {"reasoning": choice.reasoning, "reasoning_content": choice.reasoning}
-            reason = choice.finish_reason or "stop"
+            reason = choice.ended_by(budget)
             shaped.append({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason})
-        return self._wrap("chat.completion", shaped, usage(choices))
+        return self._wrap("chat.completion", shaped, usage(choices)) | _spent(budget)
 
     def first_chunk(self, index: int) -> dict[str, Any]:
         """Return the chunk that opens a choice."""
@@ -101,9 +111,9 @@ class Envelope:
         delta = {**({"content": piece.text} if piece.text else {}), **extra}
         return self._chunk(index, delta, logprobs)
 
-    def last_chunk(self, index: int, choice: Choice) -> dict[str, Any]:
-        """Return the chunk that closes a choice and carries its citations."""
-        return self._chunk(index, choice.proof(), finish_reason=choice.finish_reason or "stop")
+    def last_chunk(self, index: int, choice: Choice, budget: Budget) -> dict[str, Any]:
+        """Return the chunk that closes a choice and carries its citations, and what was spent of a limited budget."""
+        return self._chunk(index, choice.proof(), finish_reason=choice.ended_by(budget)) | _spent(budget)
 
     def usage_chunk(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """Return the chunk of token counts that ends a stream where the client asked for it."""
@@ -114,6 +124,11 @@ class Envelope:
     ) -> dict[str, Any]:
         choice = {"index": index, "delta": dict(delta), "logprobs": logprobs, "finish_reason": finish_reason}
         return self._wrap("chat.completion.chunk", [choice], None)
+
+
+def _spent(budget: Budget) -> dict[str, Any]:
+    """Return the field that says what was spent, where there is a limit at all."""
+    return {"budget": budget.page()} if budget.limits.model_dump(exclude_none=True) else {}
 
 
 def usage(choices: Sequence[Choice]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from components import storage as place
 from components.config import UserError
+from components.serving.address import address, already_serves, free_port, shared_address
 from components.serving.ingress import ServingPlan
 from components.serving.settings import EngineOptions, SearchOptions, ServedName
 
@@ -26,12 +26,14 @@ def make_plan(
     storage: str | Path,
     index: str | None = None,
     embedder: str | None = None,
+    scorer: str | None = None,
     keys: str | None = None,
     admin_keys: str | None = None,
 ) -> ServingPlan:
     """Return the plan for these references, each of them looked up and checked; nothing is started.
 
     Args:
+        scorer: the reward model that strategies score answers with.
         keys: name of the environment variable that holds the API keys, separated by commas.
         admin_keys: the same for the keys that may change adapters.
 
@@ -44,11 +46,10 @@ def make_plan(
     from components.serving.adapter_files import Declared, carrier_of, fetch_declared
     from components.serving.lineage import served_lineage, with_adapter
     from components.serving.search import check_modes
+    from components.serving.strategy_checks import check_scorer, check_tables
+    from components.serving.strategy_files import with_digests
 
-    names = tuple(names) or default_names(has_index=index is not None)
-    check_names(names, has_index=index is not None, carries_adapters=engine.adapters.at_once > 0)
-    if index and not embedder:
-        raise UserError("an index is searched with the embedder that made it: give it with embedder=…")
+    names = _prepared(names, engine, index, embedder, scorer)
     digests = key_digests(keys)
     admins = key_digests(admin_keys, "admin_keys")
     home = place.folder(str(storage))
@@ -60,12 +61,18 @@ def make_plan(
     embedder_folder = resolve(embedder, cache) if embedder else None
     model_digest = digest(folder, cache)
     embedder_digest = digest(embedder_folder, cache) if embedder_folder else None
+    check_tables(names, model_digest)
+    scorer_folder = check_scorer(resolve(scorer, cache), folder) if scorer else None
+    scorer_digest = digest(scorer_folder, cache) if scorer_folder else None
     plain = served_lineage(ServedName(name="bare"), folder, model_digest, None, None)
     carrier, declared = None, Declared(names)
     if engine.adapters.at_once:
         carrier = carrier_of(folder, model_digest, engine.adapters)
         declared = fetch_declared(names, carrier, home)
-    pages = {name.name: served_lineage(name, folder, model_digest, pinned, embedder_digest) for name in names}
+    pages = {
+        name.name: served_lineage(with_digests(name), folder, model_digest, pinned, embedder_digest, scorer_digest)
+        for name in names
+    }
     for name, adapter in declared.answering():
         pages[name] = with_adapter(pages[name], name, adapter)
     return ServingPlan(
@@ -75,6 +82,7 @@ def make_plan(
         feedback_uri=f"{storage}/lancedb",
         index=pinned,
         embedder=str(embedder_folder) if embedder_folder else None,
+        scorer=str(scorer_folder) if scorer_folder else None,
         key_digests=digests,
         admin_digests=admins,
         lineage=pages,
@@ -87,6 +95,21 @@ def make_plan(
     )
 
 
+def _prepared(
+    names: Sequence[ServedName], engine: EngineOptions, index: str | None, embedder: str | None, scorer: str | None
+) -> tuple[ServedName, ...]:
+    """Return the names that are served, what their options' files hold within them. Raises UserError as make_plan."""
+    from components.serving.strategy_files import with_files
+
+    names = with_files(tuple(names) or default_names(has_index=index is not None))
+    given = {"score": scorer, "similar": embedder, "retrieve": index}
+    has = frozenset(need for need, reference in given.items() if reference)
+    check_names(names, has_index=index is not None, carries_adapters=engine.adapters.at_once > 0, has=has)
+    if index and not embedder:
+        raise UserError("an index is searched with the embedder that made it: give it with embedder=…")
+    return names
+
+
 def default_names(*, has_index: bool) -> tuple[ServedName, ...]:
     """Return what is served where no names are declared."""
     plain = ServedName(name="assistant")
@@ -96,9 +119,19 @@ def default_names(*, has_index: bool) -> tuple[ServedName, ...]:
     return (plain, rag, ServedName(name="assistant-rag-cot", search=SearchOptions(), strategy="zero_shot_cot"))
 
 
-def check_names(names: Sequence[ServedName], *, has_index: bool, carries_adapters: bool = False) -> None:
-    """Raise a UserError where the names cannot be served as they are declared."""
-    from components.reasoning.menu import strategy
+def check_names(
+    names: Sequence[ServedName],
+    *,
+    has_index: bool,
+    carries_adapters: bool = False,
+    has: frozenset[str] = frozenset(),
+) -> None:
+    """Raise a UserError where the names cannot be served as they are declared.
+
+    Args:
+        has: what strategies can be handed: score, similar, retrieve.
+    """
+    from components.serving.strategy_checks import check_strategy
 
     seen: set[str] = set()
     for name in names:
@@ -113,7 +146,7 @@ def check_names(names: Sequence[ServedName], *, has_index: bool, carries_adapter
             )
         if carries_adapters and "@" in name.name:
             raise UserError(f"the name '{name.name}' looks like an adapter's address: leave the @ out")
-        strategy(name.strategy, name.options)
+        check_strategy(name, has)
 
 
 def key_digests(keys: str | None, key: str = "keys") -> tuple[str, ...]:
@@ -138,6 +171,7 @@ def build(plan: ServingPlan) -> Any:
     from ray import serve
 
     from components.serving.ingress import Ingress
+    from components.serving.scoring import ScoreServer
     from components.serving.search import SearchServer
 
     resources = ray.cluster_resources()
@@ -159,6 +193,12 @@ def build(plan: ServingPlan) -> Any:
             logging_config=QUIET,
         )
         search = deployment.bind(plan.index, plan.embedder, str(Path(plan.storage) / "cache"))
+    scorer = None
+    if plan.scorer:
+        judge: Any = serve.deployment(
+            ScoreServer, name="scorer", max_ongoing_requests=4, ray_actor_options={"num_cpus": 0}, logging_config=QUIET
+        )
+        scorer = judge.bind(plan.scorer, plan.model)
     ingress: Any = serve.deployment(
         serve.ingress()(Ingress),
         name="ingress",
@@ -166,7 +206,7 @@ def build(plan: ServingPlan) -> Any:
         ray_actor_options={"num_cpus": 0},
         logging_config=QUIET,
     )
-    return ingress.bind(plan, engine, search)
+    return ingress.bind(plan, engine, search, scorer)
 
 
 def check_fits(plan: ServingPlan, resources: Mapping[str, float], on_gpu: bool) -> None:
@@ -232,46 +272,15 @@ def serving(plan: ServingPlan, host: str, port: int) -> Iterator[str]:
     """
     from ray import serve
 
-    shared = _already_serves()
+    shared = already_serves()
     if not shared:
         port = free_port(host, port)
         serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
     try:
         serve.run(build(plan), name=APPLICATION, route_prefix="/")
-        yield _address(host, port) if not shared else _shared_address()
+        yield address(host, port) if not shared else shared_address()
     finally:
         if shared:
             serve.delete(APPLICATION)
         else:
             serve.shutdown()
-
-
-def free_port(host: str, port: int) -> int:
-    """Return ``port`` if it can be listened on, any free port for 0. Raises UserError where it is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(f"cannot listen on {host}:{port} ({error.strerror}): give another port=…, or 0") from error
-        return int(probe.getsockname()[1])
-
-
-def _already_serves() -> bool:
-    from ray.serve.context import _get_global_client
-
-    return _get_global_client(raise_if_no_controller_running=False) is not None
-
-
-def _shared_address() -> str:
-    from ray.serve.context import _get_global_client
-
-    client = _get_global_client()
-    assert client is not None, "asked only where Serve runs already"
-    options = client.http_config
-    return _address(options.host, options.port)
-
-
-def _address(host: str | None, port: int) -> str:
-    shown = "127.0.0.1" if host in (None, "0.0.0.0", "::") else host
-    return f"http://{shown}:{port}"

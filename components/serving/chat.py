@@ -6,20 +6,35 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from components.data.grounding import abstains
-from components.reasoning.events import Found, Message, Passage, Piece, Strategy, Tools, last_question, text_of
+from components.reasoning.budget import Budget
+from components.reasoning.events import (
+    Found,
+    Message,
+    Passage,
+    Piece,
+    Score,
+    Similar,
+    Strategy,
+    Tools,
+    last_question,
+    text_of,
+)
+from components.reasoning.metered import metered
 from components.retrieval.prompt import grounded_conversation
 from components.serving.abstaining import abstaining
 from components.serving.adapters import Adapter
 from components.serving.answers import Choice, Envelope
 from components.serving.errors import ApiError, from_exception
 from components.serving.feedback import RecentRequests, Served
-from components.serving.generation import generator, merged
+from components.serving.generation import Speaker, generator, merged
 from components.serving.metrics import Metrics
 from components.serving.requests import ChatRequest
 from components.serving.settings import Mode, ServedName
+from components.serving.structured import Kind, as_json, composed
 
 Search = Callable[[str, int, Mode, str | None], Awaitable[list[Passage]]]
 
@@ -38,10 +53,18 @@ class ChatService:
     """What chat requests share: engine, index, counters, and the memory that feedback refers to."""
 
     def __init__(
-        self, engine: Any, search: Search | None, metrics: Metrics, recent: RecentRequests, retry_after_s: int
+        self,
+        engine: Any,
+        search: Search | None,
+        metrics: Metrics,
+        recent: RecentRequests,
+        retry_after_s: int,
+        score: Score | None = None,
+        similar: Similar | None = None,
     ) -> None:
         self._engine, self._search, self._metrics = engine, search, metrics
         self._recent, self._retry_after_s = recent, retry_after_s
+        self._score, self._similar = score, similar
 
     def start(self, request: ChatRequest, setup: NameSetup, request_id: str) -> "ChatRun":
         """Return the run of one request; nothing happens until it is asked for its response or its stream.
@@ -56,26 +79,50 @@ class ChatService:
     def events(self, run: "ChatRun") -> AsyncGenerator[tuple[int, Piece | Found], None]:
         """Return the strategy's events for each of the request's choices; the index is asked once for all."""
         request, setup = run.request, run.setup
-        limit = request.token_limit() or setup.settings.max_tokens
-        defaults = {"temperature": setup.settings.temperature}
+        as_json_of = run.composed()
         retrieve = self._retrieve_once(setup) if setup.settings.search else None
+        speaker = Speaker(
+            self._engine,
+            request,
+            run.envelope.id,
+            setup.settings.temperature,
+            setup.adapter,
+            self._retry_after_s,
+            timed=run.budget.limits.seconds is not None and not run.comes_whole(),
+            left_out=run.left_out(),
+        )
+        limit, left = request.token_limit() or setup.settings.max_tokens, run.budget.unwritten()
+        if left is not None and request.n > 1:  # else the first choice would be promised all of it
+            limit = max(1, min(limit, left // request.n))
         runs = []
         for index in range(request.n):
-            generate = generator(
-                self._engine, request, run.envelope.id, index, defaults, setup.adapter, self._retry_after_s
+            tools = Tools(
+                metered(generator(speaker, index), run.budget),
+                retrieve,
+                run.ground,
+                limit,
+                run.budget,
+                self._score,
+                self._similar,
+                tuple(request.tools or ()),
+                formatted=run.formatted() and as_json_of is None,
             )
-            tools = Tools(generate, retrieve, run.ground, limit)
-            abstains_early = setup.settings.search is not None and setup.settings.search.abstain
-            runs.append(
-                abstaining(setup.strategy, request.messages, tools)
-                if abstains_early
-                else setup.strategy(request.messages, tools)
-            )
+            strategy = setup.strategy
+            if setup.settings.search is not None and setup.settings.search.abstain:
+                strategy = partial(abstaining, strategy)
+            events = strategy(request.messages, tools)
+            shown = request.include_reasoning
+            runs.append(as_json(events, as_json_of, reasoning=shown) if as_json_of else events)
         return merged(runs)
 
     def finish(self, run: "ChatRun") -> None:
         """Count a finished answer and remember it for feedback."""
         name, choices = run.setup.settings.name, run.choices
+        given_up = max(0, run.budget.tokens - sum(choice.completion_tokens for choice in choices))
+        choices[0].completion_tokens += given_up  # by samples that were cancelled: nobody saw them, but they were made
+        choices[0].reasoning_tokens += given_up
+        if run.budget.stopped_by:
+            self._metrics.budgets.labels(name, run.budget.stopped_by).inc()
         for choice in choices:
             self._metrics.tokens.labels(name, "reasoning").inc(choice.reasoning_tokens)
             self._metrics.tokens.labels(name, "completion").inc(choice.completion_tokens - choice.reasoning_tokens)
@@ -132,10 +179,32 @@ class ChatRun:
     def __init__(self, service: ChatService, request: ChatRequest, setup: NameSetup, request_id: str) -> None:
         self.request, self.setup, self.began = request, setup, time.perf_counter()
         self.envelope = Envelope(request_id, setup.settings.name, setup.lineage_id, request.include_reasoning)
+        self.budget = Budget(setup.settings.budget.within(request.budget))
         repairs = setup.settings.search is not None and setup.settings.search.citations == "repair"
         self.choices = [Choice(repairs=repairs) for _ in range(request.n)]
         self.prompt: list[Message] = []
         self._service = service
+
+    def composed(self) -> Kind | None:
+        """Return the type of "answer" where the answer is to be {"reasoning", "answer"} and the server makes that."""
+        if self.setup.settings.strategy == "direct":  # the engine writes both itself
+            return None
+        return composed(self.request.response_format)
+
+    def formatted(self) -> bool:
+        """Return whether the client wants a format that a final call of the engine has to keep to."""
+        asked = self.request.response_format or {}
+        return asked.get("type", "text") != "text" or bool((self.request.model_extra or {}).get("structured_outputs"))
+
+    def comes_whole(self) -> bool:
+        """Return whether the answer has parts that only a whole response of the engine has in one place."""
+        asked = self.request.model_extra or {}
+        return not self.request.stream and bool(asked.get("logprobs") or self.request.tools)
+
+    def left_out(self) -> frozenset[str]:
+        """Return the client's fields that the strategy or the server sees to, and not the engine."""
+        acts = {"tools", "tool_choice", "parallel_tool_calls"} if self.setup.settings.strategy == "react" else set()
+        return frozenset(acts | ({"response_format"} if self.composed() else set()))
 
     def ground(self, messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
         """Return the trained prompt over ``passages``, and keep it for feedback."""
@@ -153,7 +222,7 @@ class ChatRun:
         except Exception as error:
             raise self._service.failure(error) from error
         self._service.finish(self)
-        return self.envelope.response(self.choices)
+        return self.envelope.response(self.choices, self.budget)
 
     async def stream(self) -> AsyncGenerator[str, None]:
         """Yield server-sent lines; a failure after the first token becomes the last line.
@@ -186,7 +255,7 @@ class ChatRun:
             return
         self._service.finish(self)
         for index, choice in enumerate(self.choices):
-            yield _line(self.envelope.last_chunk(index, choice))
+            yield _line(self.envelope.last_chunk(index, choice, self.budget))
         if self.request.include_usage():
             yield _line(self.envelope.usage_chunk(self.choices))
         yield "data: [DONE]\n\n"

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from components.reasoning.events import Generate, Message, Piece
@@ -12,6 +13,7 @@ from components.serving.errors import from_engine, from_exception
 from components.serving.requests import ChatRequest
 
 _TEXT_FIELDS = {"role", "content", "reasoning", "reasoning_content"}
+_SEEDS_OF_A_CALL = 1_009  # choices of a request are fewer
 
 
 async def engine_parts(
@@ -53,31 +55,51 @@ def chunks_of(lines: Sequence[str]) -> list[dict[str, Any]]:
     return chunks
 
 
-def generator(
-    engine: Any,
-    request: ChatRequest,
-    request_id: str,
-    choice: int,
-    defaults: Mapping[str, Any],
-    adapter: Adapter | None,
-    retry_after_s: int,
-) -> Generate:
+@dataclass(frozen=True)
+class Speaker:
+    """What all calls for one request have in common."""
+
+    engine: Any
+    request: ChatRequest
+    request_id: str
+    temperature: float  # where neither the client nor the strategy sets one
+    adapter: Adapter | None
+    retry_after_s: int
+    timed: bool = False  # a time limit keeps what is written so far, so tokens have to come as they are made
+    left_out: frozenset[str] = frozenset()  # fields of the request that the engine is not told
+
+
+def generator(speaker: Speaker, choice: int) -> Generate:
     """Return the ``generate`` that strategies are handed: this client's sampling, one of its ``n`` choices.
 
-    A client's seed is raised by one for each choice, as equal seeds would give equal choices.
+    A client's seed is raised for each choice and each call, as equal seeds would give equal choices and samples.
     """
-    calls = 0
+    calls, request = 0, speaker.request
 
-    async def generate(messages: Sequence[Message], *, max_tokens: int | None = None) -> AsyncGenerator[Piece, None]:
+    async def generate(
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] = (),
+        final: bool = False,
+    ) -> AsyncGenerator[Piece, None]:
         nonlocal calls
         calls += 1
-        body = {**defaults, **request.engine_fields(), "messages": list(messages)}
-        body |= {"max_tokens": max_tokens, "n": 1, "stream": request.stream}
-        body["request_id"] = f"{request_id}-{choice}-{calls}"
-        if request.stream:
+        fields = request.engine_fields(final=final, left_out=speaker.left_out)
+        body = {"temperature": speaker.temperature, **fields, "messages": list(messages)}
+        streams = request.stream or speaker.timed
+        body |= {"max_tokens": max_tokens, "n": 1, "stream": streams}
+        body["request_id"] = f"{speaker.request_id}-{choice}-{calls}"
+        if temperature is not None:
+            body["temperature"] = temperature
+        if stop:
+            body["stop"] = list(stop)
+        if streams:
             body["stream_options"] = {"include_usage": True}
         if request.seed is not None:
-            body["seed"] = request.seed + choice
+            body["seed"] = request.seed + choice + _SEEDS_OF_A_CALL * (calls - 1)
+        engine, adapter, retry_after_s = speaker.engine, speaker.adapter, speaker.retry_after_s
         async with aclosing(engine_parts(engine, body, "chat", adapter, retry_after_s)) as parts:
             async for part in parts:
                 for chunk in [part["response"]] if "response" in part else chunks_of(part["lines"]):

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from components.models.adapter_base import Carrier
+from components.reasoning.events import Message
 from components.serving.adapters import Adapter, Shelf
 from components.serving.chat import ChatService, NameSetup
 from components.serving.errors import ApiError, from_exception, unknown_model
@@ -19,6 +20,7 @@ from components.serving.lineage import with_adapter
 from components.serving.metrics import Metrics
 from components.serving.requests import CompletionRequest, EmbeddingRequest, FeedbackRequest, SearchRequest
 from components.serving.settings import EngineOptions, Mode, ServedName
+from components.serving.similarity import Similarity
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class ServingPlan:
     index: str | None = None  # table reference, its version pinned
     embedder: str | None = None  # folder of the embedder
     embedding_name: str = "embedder"
+    scorer: str | None = None  # folder of the reward model that strategies score answers with
     key_digests: tuple[str, ...] = ()
     admin_digests: tuple[str, ...] = ()  # of the keys that may change adapters
     lineage: dict[str, dict[str, Any]] = field(default_factory=dict)  # page of each name, as it begins
@@ -48,12 +51,12 @@ class ServingPlan:
 class Ingress:
     """Holds what the routes share; `serving.routes` maps HTTP onto its methods."""
 
-    def __init__(self, plan: ServingPlan, engine: Any, search: Any | None) -> None:
+    def __init__(self, plan: ServingPlan, engine: Any, search: Any | None, scorer: Any | None = None) -> None:
         from components.reasoning.menu import strategy
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # a line for each request otherwise
         self.plan, self.metrics, self.created = plan, Metrics(), int(time.time())
-        self._engine, self._search, self._recent = engine, search, RecentRequests()
+        self._engine, self._search, self._scorer, self._recent = engine, search, scorer, RecentRequests()
         self._retry_after_s = plan.engine.retry_after_s
         self._setups = {
             name.name: NameSetup(name, strategy(name.strategy, name.options), plan.lineage[name.name]["lineage_id"])
@@ -72,7 +75,9 @@ class Ingress:
             retry_after_s=self._retry_after_s,
         )
         find = self.find_passages if search is not None and plan.index else None
-        self.chat = ChatService(engine, find, self.metrics, self._recent, self._retry_after_s)
+        score = self.score if scorer is not None else None
+        similar = Similarity(self.vectors) if search is not None and plan.embedder else None
+        self.chat = ChatService(engine, find, self.metrics, self._recent, self._retry_after_s, score, similar)
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Return the app that Ray Serve puts behind its proxy."""
@@ -160,6 +165,22 @@ class Ingress:
             raise ApiError(404, "This server has no index: give it one with index=….", code="no_index")
         try:
             return await self._search.search.remote(query, k, mode, where)
+        except Exception as error:
+            raise from_exception(error, self._retry_after_s) from error
+
+    async def score(self, messages: Sequence[Message], answers: Sequence[str]) -> Sequence[float]:
+        """Return what the reward model makes of each answer. Raises ApiError."""
+        assert self._scorer is not None, "only handed on where there is a reward model"
+        try:
+            return await self._scorer.score.remote(list(messages), list(answers))
+        except Exception as error:
+            raise from_exception(error, self._retry_after_s) from error
+
+    async def vectors(self, texts: list[str]) -> list[list[float]]:
+        """Return the embedder's vectors of texts. Raises ApiError."""
+        assert self._search is not None, "only handed on where there is an embedder"
+        try:
+            return (await self._search.embed.remote(texts))["vectors"]
         except Exception as error:
             raise from_exception(error, self._retry_after_s) from error
 

@@ -11,7 +11,12 @@ from components.serving.settings import ServedName
 
 
 def served_lineage(
-    name: ServedName, model: Path, model_digest: str, index: str | None, embedder_digest: str | None
+    name: ServedName,
+    model: Path,
+    model_digest: str,
+    index: str | None,
+    embedder_digest: str | None,
+    scorer_digest: str | None = None,
 ) -> dict[str, Any]:
     """Return the lineage page of one served name; what its adapter changes is in `with_adapter`.
 
@@ -31,8 +36,10 @@ def served_lineage(
         "prompt": hashlib.sha256(str(grounding.grounded_messages("?", ["."])).encode()).hexdigest()
         if searches
         else None,
-        "strategy": {"name": name.strategy, "options": name.options},
+        "strategy": {"name": name.strategy, "options": name.options} | _limits(name),
     }
+    if scorer_digest and name.strategy != "direct":
+        decisive["scorer"] = scorer_digest
     artefact = read_lineage(model)
     return {
         "object": "lineage",
@@ -43,6 +50,11 @@ def served_lineage(
         "made_from": made_from(artefact) if artefact else None,
         "artefact": artefact,
     }
+
+
+def _limits(name: ServedName) -> dict[str, Any]:
+    limits = name.budget.model_dump(exclude_none=True)
+    return {"budget": limits} if limits else {}
 
 
 def with_adapter(page: Mapping[str, Any], name: str, adapter: Adapter) -> dict[str, Any]:

@@ -26,6 +26,9 @@ class Metrics:
         self.citations = self._make(Counter, "raylign_citations", "citations in answers", ["model", "verdict"])
         self.abstentions = self._make(Counter, "raylign_abstentions", "answers that abstain", ["model"])
         self.feedback = self._make(Counter, "raylign_feedback", "feedback rows written", ["rating"])
+        self.budgets = self._make(
+            Counter, "raylign_budgets_spent", "answers that a budget cut short", ["model", "limit"]
+        )
         self.engine = self._make(Gauge, "raylign_engine_requests", "requests in the engine by state", ["state"])
 
     def _make(self, kind: Any, name: str, description: str, labels: list[str]) -> Any:

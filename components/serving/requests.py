@@ -4,7 +4,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from components.reasoning.budget import Limits
 from components.serving.settings import Mode
+
+_OURS = {"model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "seed"}
+_OURS |= {"include_reasoning", "budget"}
+_OF_THE_ANSWER = {"response_format", "structured_outputs", "tools", "tool_choice", "parallel_tool_calls"}
+_OF_THE_ANSWER |= {"logprobs", "top_logprobs", "stop"}
 
 
 class StreamOptions(BaseModel):
@@ -44,6 +50,9 @@ class ChatRequest(Sampling):
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     include_reasoning: bool = True
+    budget: Limits | None = None
+    tools: list[dict[str, Any]] | None = None
+    response_format: dict[str, Any] | None = None
 
     @field_validator("messages")
     @classmethod
@@ -62,10 +71,15 @@ class ChatRequest(Sampling):
         """Return the client's limit under its new or its old name."""
         return self.max_completion_tokens or self.max_tokens
 
-    def engine_fields(self) -> dict[str, Any]:
-        """Return what the engine is told besides messages, limits and streaming."""
-        ours = {"model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens"}
-        return self.model_dump(exclude={*ours, "include_reasoning", "seed"}, exclude_none=True)
+    def engine_fields(self, *, final: bool = True, left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """Return what the engine is told besides messages, limits and streaming.
+
+        Args:
+            final: whether it writes the answer; of what it writes before, the client asks nothing.
+            left_out: fields that the server sees to itself.
+        """
+        ours = _OURS | left_out if final else _OURS | left_out | _OF_THE_ANSWER
+        return {key: value for key, value in self.model_dump(exclude_none=True).items() if key not in ours}
 
 
 class CompletionRequest(Sampling):

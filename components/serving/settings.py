@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from components.config import AdapterRef, Config, Field, UserError
+from components.reasoning.budget import Limits
 from components.retrieval.guard import Guard
 
 Mode = Literal["dense", "text", "hybrid", "hierarchical", "graph", "auto"]
@@ -88,3 +89,4 @@ class ServedName(Config):
     options: dict[str, Any] = Field({}, description="the strategy's own options")
     max_tokens: int = Field(256, ge=1, description="longest answer where the client sets no limit, in tokens")
     temperature: float = Field(0.0, ge=0, le=2, description="temperature where the client sets none")
+    budget: Limits = Field(Limits(), description="the most that a request may spend; clients can lower it")

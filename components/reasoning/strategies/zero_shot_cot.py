@@ -5,7 +5,8 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from components.reasoning.budget import reasoning_share, what_is_left
-from components.reasoning.events import Found, Message, Piece, Tools, last_question, text_of
+from components.reasoning.conversation import extended, grounded, last_user
+from components.reasoning.events import Found, Message, Piece, Tools
 
 TRIGGER = "Let's think step by step."
 
@@ -21,42 +22,29 @@ async def zero_shot_cot(
 
     Source: Kojima et al. 2022, "Large Language Models are Zero-Shot Reasoners", section 3.
     """
-    prompt = list(messages)
-    if tools.retrieve is not None:
-        found = Found(tuple(await tools.retrieve(last_question(messages))))
-        yield found
-        prompt = tools.ground(messages, found.passages)
-    share = reasoning_share(tools.max_tokens, max_reasoning_tokens)
+    prompt, found = await grounded(messages, tools)
+    for each in found:
+        yield each
+    allowed = tools.budget.cap(tools.max_tokens)
+    share = reasoning_share(allowed, max_reasoning_tokens)
     thought, used = "", 0
-    async with aclosing(tools.generate(_extended(prompt, trigger), max_tokens=share)) as thoughts:
+    async with aclosing(tools.generate(extended(prompt, trigger), max_tokens=share)) as thoughts:
         async for piece in thoughts:
             thought += piece.text
             used += piece.completion_tokens
             # The reasoning's end is not the answer's, and its log-probabilities are not the content's.
             yield replace(piece, channel="reasoning", finish_reason=None, extra={})
-    limit = what_is_left(tools.max_tokens, used)
-    async with aclosing(tools.generate(_with_thoughts(prompt, trigger, thought), max_tokens=limit)) as answer:
+    limit = what_is_left(allowed, used)
+    answer_to = _with_thoughts(prompt, trigger, thought)
+    async with aclosing(tools.generate(answer_to, max_tokens=limit, final=True)) as answer:
         async for piece in answer:
             yield piece
-
-
-def _last_user(messages: Sequence[Message]) -> int:
-    """Return the index of the last user turn; of the last message if there is no user turn."""
-    users = [index for index, message in enumerate(messages) if message.get("role") == "user"]
-    return users[-1] if users else len(messages) - 1
-
-
-def _extended(messages: Sequence[Message], addition: str) -> list[Message]:
-    """Return the conversation with ``addition`` at the end of its last user turn."""
-    last = _last_user(messages)
-    asked = {**messages[last], "content": f"{text_of(messages[last])}\n\n{addition}"}
-    return [*messages[:last], asked, *messages[last + 1 :]]
 
 
 def _with_thoughts(messages: Sequence[Message], trigger: str, thought: str) -> list[Message]:
     """Return the conversation with the exchange of ``trigger`` and ``thought`` before its last user turn."""
     if not thought.strip():
         return list(messages)
-    last = _last_user(messages)
-    exchange = [_extended(messages[: last + 1], trigger)[-1], {"role": "assistant", "content": thought.strip()}]
+    last = last_user(messages)
+    exchange = [extended(messages[: last + 1], trigger)[-1], {"role": "assistant", "content": thought.strip()}]
     return [*messages[:last], *exchange, *messages[last:]]

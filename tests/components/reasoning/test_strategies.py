@@ -20,7 +20,7 @@ class FakeModel:
     def __init__(self, *texts: str) -> None:
         self.texts, self.calls = list(texts), []
 
-    async def __call__(self, messages, *, max_tokens=None):
+    async def __call__(self, messages, *, max_tokens=None, temperature=None, stop=(), final=False):
         self.calls.append((messages, max_tokens))
         words = self.texts[len(self.calls) - 1].split(" ")
         for word in words:
@@ -82,7 +82,7 @@ def test_cot_counts_both_passes_against_the_clients_limit():
 
 
 def test_cot_keeps_the_reasonings_end_and_extras_to_itself():
-    async def model(messages, *, max_tokens=None):
+    async def model(messages, *, max_tokens=None, final=False):
         yield Piece("x", finish_reason="length", completion_tokens=1, extra={"logprobs": {}})
 
     first, second = run(zero_shot_cot(QUESTION, Tools(model, None, ground, None)))
@@ -130,7 +130,7 @@ def test_the_menu_is_the_folder():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("tree_of_thoughts", {}, "choose one of direct, zero_shot_cot"),
+        ("guess", {}, "there is no reasoning strategy 'guess': choose one of .*direct.*zero_shot_cot"),
         ("zero_shot_cot", {"max_tokens": 3}, "its options are max_reasoning_tokens, trigger"),
         ("direct", {"trigger": "x"}, "it has no options"),
         ("zero_shot_cot", {"max_reasoning_tokens": "many"}, "got 'many'"),

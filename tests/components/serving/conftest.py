@@ -73,16 +73,18 @@ class FakeEngine:
         self.before()
         if self.failure is not None:
             return Parts(self, [self.failure])
-        words = self.reply.split(" ")
-        usage = {"prompt_tokens": 11, "completion_tokens": len(words)}
+        words, limit = self.reply.split(" "), body.get("max_tokens")
+        usage = {"prompt_tokens": 11, "completion_tokens": min(len(words), limit or len(words))}
         if not body.get("stream"):
             choice = {"index": 0, "finish_reason": "stop", "logprobs": None}
-            choice |= {"message": {"content": self.reply}} if kind == "chat" else {"text": self.reply}
+            choice["finish_reason"] = "stop" if limit is None or len(words) <= limit else "length"
+            choice |= {"message": {"content": " ".join(words[:limit])}} if kind == "chat" else {"text": self.reply}
             return Parts(
                 self, [{"response": {"choices": [choice], "usage": usage, "id": "engine's", "model": "engine"}}]
             )
-        chunks = [_delta(word if i == 0 else " " + word) for i, word in enumerate(words)]
-        chunks += [_delta("", "stop"), {"choices": [], "usage": usage}]
+        chunks = [_delta(word if i == 0 else " " + word) for i, word in enumerate(words[:limit])]
+        reason = "stop" if limit is None or len(words) <= limit else "length"
+        chunks += [_delta("", reason), {"choices": [], "usage": usage}]
         return Parts(
             self, [*({"lines": [_line(chunk)]} for chunk in chunks), *self.tail, {"lines": ["data: [DONE]\n\n"]}]
         )
@@ -149,9 +151,9 @@ def server(plan):
 
     from components.serving.routes import build_asgi_app
 
-    def make(**changes):
+    def make(scorer=None, **changes):
         engine, search = FakeEngine(), FakeSearch()
-        app = build_asgi_app(Ingress(replace(plan, **changes), engine, search))
+        app = build_asgi_app(Ingress(replace(plan, **changes), engine, search, scorer))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url="http://test"), engine, search
 

@@ -1,0 +1,112 @@
+"""How strategies build on a client's messages: passages first, requests at the end, the answer last."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+from components.reasoning.events import Found, Message, Piece, Tools, last_question, text_of
+
+ANSWER_MARK = "Answer:"
+STEPS_REQUEST = f"Think step by step. Then end with a line that says '{ANSWER_MARK}' and the answer."
+FORMAT_REQUEST = "Now give this answer, and nothing else, in the format that was asked for."
+
+
+async def grounded(messages: Sequence[Message], tools: Tools) -> tuple[list[Message], list[Found]]:
+    """Return the prompt, over retrieved passages where there is an index, and what was found to be yielded."""
+    if tools.retrieve is None:
+        return list(messages), []
+    found = Found(tuple(await tools.retrieve(last_question(messages))))
+    return tools.ground(messages, found.passages), [found]
+
+
+def last_user(messages: Sequence[Message]) -> int:
+    """Return the index of the last user turn; of the last message if there is no user turn."""
+    users = [index for index, message in enumerate(messages) if message.get("role") == "user"]
+    return users[-1] if users else len(messages) - 1
+
+
+def extended(messages: Sequence[Message], addition: str) -> list[Message]:
+    """Return the conversation with ``addition`` at the end of its last user turn."""
+    last = last_user(messages)
+    asked = {**messages[last], "content": f"{text_of(messages[last])}\n\n{addition}"}
+    return [*messages[:last], asked, *messages[last + 1 :]]
+
+
+def followed(messages: Sequence[Message], said: str, request: str) -> list[Message]:
+    """Return the conversation with the model's ``said`` and then the user's ``request`` behind it."""
+    return [*messages, {"role": "assistant", "content": said}, {"role": "user", "content": request}]
+
+
+async def conclude(prompt: Sequence[Message], answer: str, tools: Tools) -> AsyncGenerator[Piece, None]:
+    """Yield an answer that is decided already; the model writes it out where the client wants it in a format.
+
+    Args:
+        prompt: what the answer is to.
+    """
+    if not tools.formatted:
+        yield Piece(answer, finish_reason="stop")
+        return
+    request = followed(prompt, answer, FORMAT_REQUEST)
+    async with aclosing(tools.generate(request, max_tokens=tools.max_tokens, final=True)) as pieces:
+        async for piece in pieces:
+            yield piece
+
+
+class Splitter:
+    """Tells, while a text is being written, what comes before a marker from what comes behind it.
+
+    Pieces before it are reasoning, pieces behind it content. What may be the marker's beginning is held back.
+    """
+
+    def __init__(self, marker: str) -> None:
+        self.marker, self.text = marker.lower(), ""
+        self.found, self._began = False, False
+        self._shown, self._starts = 0, 0  # characters that were told already, and where the answer starts
+
+    def feed(self, piece: Piece) -> list[Piece]:
+        """Return what can be told of the next piece."""
+        if piece.channel == "reasoning":
+            return [piece]
+        self.text += piece.text
+        counts = replace(piece, text="", channel="reasoning", finish_reason=None, extra={})
+        if self.found:
+            before = self._before(piece.completion_tokens)
+            content = self._content(replace(piece, completion_tokens=piece.completion_tokens - before))
+            return [replace(counts, prompt_tokens=0, completion_tokens=before), content] if before else [content]
+        at = self.text.lower().find(self.marker)
+        if at < 0:
+            told = [replace(counts, text=self._until(self._safe()))]
+        else:
+            told = [replace(counts, text=self._until(at))]
+            self.found, self._shown = True, at + len(self.marker)
+            self._starts = self._shown
+            told.append(self._content(replace(piece, prompt_tokens=0, completion_tokens=0)))
+        return [each for each in told if each.text or each.prompt_tokens or each.completion_tokens]
+
+    def rest(self) -> list[Piece]:
+        """Return what is held back once the text is complete."""
+        held = "" if self.found else self._until(len(self.text))
+        return [Piece(held, "reasoning")] if held else []
+
+    def _before(self, tokens: int) -> int:
+        """How many of a generation's tokens are of its reasoning, by the share of its characters."""
+        return round(tokens * self._starts / len(self.text))
+
+    def _content(self, piece: Piece) -> Piece:
+        behind = self.text[self._shown :]
+        if not self._began:  # with its first sign
+            behind = behind.lstrip()
+            self._began = bool(behind)
+        self._shown = len(self.text)
+        return replace(piece, text=behind)
+
+    def _safe(self) -> int:
+        """How far the text can be shown: up to where the marker may have begun."""
+        for length in range(min(len(self.marker) - 1, len(self.text)), 0, -1):
+            if self.text.lower().endswith(self.marker[:length]):
+                return len(self.text) - length
+        return len(self.text)
+
+    def _until(self, end: int) -> str:
+        shown, self._shown = self.text[self._shown : end], max(self._shown, end)
+        return shown

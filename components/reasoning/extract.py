@@ -1,0 +1,161 @@
+"""The answer in what a model wrote, and whether two answers are the same one."""
+
+import json
+import re
+
+from components.reasoning.quantities import read_quantity
+
+# A phrase that announces the answer; what stands behind the last one counts.
+_ANNOUNCED = re.compile(
+    r"####|\\boxed\s*(?=\{)|\b(?:final\s+answer|answer)\b\s*(?:\((?:[^()]{0,40})\)\s*)?(?:is|was|are|=|:)+\s*:?|"
+    r"\bA:(?=\s)",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"[\s(\[*]*([A-Za-z])[\s)\].:*]*")
+_OPTION = re.compile(r"(?:^|\s|\()([A-Z])(?:\)|\.|:)\s+", re.MULTILINE)
+_EMPHASIS = re.compile(r"[*_`]+")
+# A minus with a number or word before it is an operator and no sign: 24 in 48-24.
+_NUMBER = re.compile(
+    r"(?<![\w.])[-−–]?[$€£]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?|\.\d+)(?:\s?%)?(?!\w)"
+)
+_MATHEMATICS_S = 30  # its first use reads its grammar
+_LATEX = re.compile(r"\\(?:d?frac|sqrt|text|left|right|pi|cdot|times|boxed|infty|[{}])")
+
+
+def extract(text: str, choices: int = 0) -> str:
+    """Return the final answer in a text as it is written there; empty where there is none.
+
+    What an announcement (`#### 72`, `\\boxed{72}`, `the answer is 72`, `Answer: 72`, a JSON object's "answer") names
+    comes first, the last of several. Without one it is the last number, and in a text without numbers the last line.
+
+    Args:
+        choices: how many lettered options the question has; the answer is then a letter, or empty.
+    """
+    said = _announced(text)
+    if choices:
+        return _letter(said if said is not None else text, choices, announced=said is not None)
+    if said is not None:
+        return said
+    numbers = _NUMBER.findall(text)
+    if numbers:
+        return numbers[-1]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return _bare(lines[-1]) if lines and not _ANNOUNCED.search(text) else ""
+
+
+def same(one: str, other: str, *, mathematics: bool = False) -> bool:
+    """Return whether two answers say the same: equal quantities, equal letters, or equal words.
+
+    0.5, 1/2 and 50 % are the same, and so are 1,200 and $1200.00 or 5 and 5 apples; 5 km and 5 miles are not, nor are
+    two apples and two pears.
+
+    Args:
+        mathematics: compare what is in LaTeX by math-verify, which needs the process's main thread (its time limit is
+            a signal) and seconds at its first use: for evaluations, not for a server that answers.
+    """
+    first, second = read_quantity(one), read_quantity(other)
+    if first is not None and second is not None:
+        return first.same(second)
+    if mathematics and (_LATEX.search(one) or _LATEX.search(other)):
+        return _same_mathematics(one, other)
+    return key(one) == key(other) != ""
+
+
+def key(answer: str) -> str:
+    """Return what equal answers have in common as text: their words in lower case, without articles and marks."""
+    letter = _LETTER.fullmatch(answer)
+    if letter:
+        return letter[1].lower()
+    words = re.sub(r"[^\w\s.+-]|(?<!\d)\.|\.(?!\d)", " ", answer.lower()).split()
+    return " ".join(word for word in words if word not in ("a", "an", "the"))
+
+
+def options(question: str) -> int:
+    """Return how many lettered options a question lists, A first and none left out; 0 where it lists none."""
+    listed = [ord(letter) - ord("A") for letter in _OPTION.findall(question)]
+    count = 0
+    for place in listed:
+        if place == count:
+            count += 1
+    return count if count >= 2 else 0
+
+
+def _announced(text: str) -> str | None:
+    """What the last announcement names; none where there is no announcement, or nothing behind it."""
+    found = _from_json(text)
+    if found is not None:
+        return found
+    for announcement in reversed(list(_ANNOUNCED.finditer(text))):
+        rest = text[announcement.end() :]
+        if announcement[0].startswith("\\boxed"):
+            named = _in_braces(rest)
+        else:
+            lines = [line.strip() for line in rest.splitlines() if line.strip()]
+            named = _named(lines[0]) if lines else ""
+        if named:
+            return named
+    return None
+
+
+def _named(line: str) -> str:
+    """The answer at the start of what follows an announcement, up to the end of its sentence."""
+    line = _EMPHASIS.sub("", line).strip().removeprefix(":").strip()
+    boxed = re.match(r"\$?\\boxed\s*", line)
+    if boxed:
+        return _in_braces(line[boxed.end() :])
+    sentence = re.split(r"(?<=[^\d\s])[.!?](?:\s|$)|(?<=\d)[.!?](?:\s|$)|\s[-–—]\s|;|,\s(?=[a-z])", line, maxsplit=1)[0]
+    return _bare(sentence)
+
+
+def _bare(text: str) -> str:
+    """A text without emphasis, dollar signs of LaTeX around it, quotes and closing marks."""
+    text = _EMPHASIS.sub("", text).strip()
+    if len(text) > 2 and text.startswith("$") and text.endswith("$"):
+        text = text[1:-1]
+    text = text.strip().strip("\"'“”").strip()
+    return text if re.fullmatch(r"[A-Z]\.", text) is None and text.endswith("...") else text.rstrip(".!,;: ")
+
+
+def _in_braces(text: str) -> str:
+    """What stands in the braces that a text begins with; empty where they are not closed."""
+    depth = 0
+    for place, sign in enumerate(text):
+        depth += (sign == "{") - (sign == "}")
+        if depth == 0:
+            return text[1:place].strip() if place else ""
+    return ""
+
+
+def _from_json(text: str) -> str | None:
+    """The "answer" of a JSON object that is the whole text, or stands in a code block at its end."""
+    block = re.search(r"```(?:json)?\s*(\{.*\})\s*```\s*$", text, re.DOTALL)
+    try:
+        value = json.loads(block[1] if block else text)
+    except (ValueError, RecursionError):
+        return None
+    answer = value.get("answer") if isinstance(value, dict) else None
+    return None if answer is None or isinstance(answer, (dict, list)) else str(answer).strip()
+
+
+def _letter(said: str, choices: int, *, announced: bool) -> str:
+    """The option that a text names: by a letter alone, as in (B) or B. or option B; empty for one that is not there."""
+    last = chr(ord("A") + choices - 1)
+    alone = _LETTER.fullmatch(said)
+    if alone:
+        letter = alone[1].upper()
+        return letter if letter <= last else ""
+    marked = re.findall(rf"\(([A-{last}])\)|\b(?:option|choice)\s+([A-{last}])\b|^\s*([A-{last}])[).:]", said, re.M)
+    found = [next(filter(None, groups)) for groups in marked]
+    if not found and announced:
+        found = re.findall(rf"(?<![\w'])([A-{last}])(?![\w'])", said)[:1]
+    return found[0] if announced and found else found[-1] if found else ""
+
+
+def _same_mathematics(one: str, other: str) -> bool:
+    """Whether math-verify, a parser of LaTeX over sympy, finds two expressions equal within its time."""
+    from math_verify import parse, verify
+
+    def read(text: str) -> list:
+        return parse(text if text.startswith("$") else f"${text}$", parsing_timeout=_MATHEMATICS_S)
+
+    return bool(verify(read(one), read(other), timeout_seconds=_MATHEMATICS_S))

@@ -1,0 +1,150 @@
+"""Quantities as people write them: numbers, fractions, percentages and their units."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+_POWER = r"(?:\s?[x×*·]\s?10\s?\^\s?\{?(?P<tens>[-−]?\d+)\}?|[eE](?P<exponent>[-+]?\d+))?"
+_QUANTITY = re.compile(
+    rf"(?P<sign>[-−–+])?\s?(?P<currency>[$€£]|\\\$)?\s?(?P<sign_behind>[-−–])?"
+    rf"(?:(?P<whole>\d+)\s+(?P<mixed_over>\d+)\s?/\s?(?P<mixed_under>\d+)"
+    rf"|(?P<over>{_DIGITS})\s?/\s?(?P<under>{_DIGITS})"
+    rf"|\\d?frac\{{(?P<tex_over>[-−]?\d+)\}}\{{(?P<tex_under>\d+)\}}"
+    rf"|(?P<number>{_DIGITS}){_POWER})"
+    r"\s?(?P<percent>\\?%|percent\b|per\s+cent\b)?\s*(?P<unit>.*)",
+    re.DOTALL,
+)
+_APPROXIMATELY = re.compile(r"^(?:about|approximately|around|roughly|exactly|only|=|≈|~)\s*", re.IGNORECASE)
+_CURRENCIES = {"$": "dollar", "\\$": "dollar", "€": "euro", "£": "pound"}
+_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_LARGEST_POWER = 300
+
+# unit → (dimension, how many of the dimension's first unit it is)
+_UNITS: dict[str, tuple[str, Fraction]] = {}
+for _dimension, _names in {
+    "length": {"m metre meter": 1, "km kilometre kilometer": 1000, "cm centimetre centimeter": "1/100"}
+    | {"mm millimetre millimeter": "1/1000", "mile mi": "1609.344", "foot feet ft": "0.3048"}
+    | {"inch inches": "0.0254", "yard yd": "0.9144"},
+    "mass": {"kg kilogram": 1, "g gram": "1/1000", "mg milligram": "1/1000000", "pound lb": "0.45359237"}
+    | {"ounce oz": "0.028349523125", "tonne": 1000},
+    "time": {"second sec s": 1, "minute min": 60, "hour hr h": 3600, "day": 86400, "week": 604800},
+    "volume": {"l litre liter": 1, "ml millilitre milliliter": "1/1000"},
+    "money of dollars": {"dollar usd": 1, "cent": "1/100"},
+    "money of euros": {"euro eur": 1},
+}.items():
+    for _spellings, _size in _names.items():
+        for _spelling in _spellings.split():
+            _UNITS[_spelling] = (_dimension, Fraction(_size))
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number and what it counts; ``written`` is by how much it may be off through rounding as it is written."""
+
+    value: Fraction
+    unit: str  # lower case, singular; empty: none is written
+    percent: bool
+    rounding: Fraction  # half of its last decimal; 0 for whole numbers and fractions
+
+    def same(self, other: "Quantity") -> bool:
+        """Return whether both are the same amount; a unit that one leaves out is taken from the other.
+
+        A percentage equals its hundredth, or the bare number (asked "how many percent", 50 and 50% say the same).
+        Decimals may be rounded: 0.33 is 1/3, but 0.33 is not 0.34.
+        """
+        mine, theirs = _UNITS.get(self.unit), _UNITS.get(other.unit)
+        if self.unit and other.unit and self.unit != other.unit:
+            if mine is None or theirs is None or mine[0] != theirs[0]:
+                return False
+            return _close(self._times(mine[1]), other._times(theirs[1]))
+        if self.percent != other.percent:
+            whole, share = (other, self) if self.percent else (self, other)
+            return _close(whole, share._times(Fraction(1, 100))) or _close(whole, share)
+        return _close(self, other)
+
+    def _times(self, factor: Fraction) -> "Quantity":
+        return Quantity(self.value * factor, self.unit, self.percent, self.rounding * factor)
+
+
+def read_quantity(text: str) -> Quantity | None:
+    """Return the quantity that a whole answer is, such as `$1,200`, `3/4`, `2 1/2 km`, `50 %` or `5 red apples`.
+
+    None where it is something else, more than one number included.
+    """
+    text = _APPROXIMATELY.sub("", text.strip().strip("$ ") if _is_tex(text) else text.strip())
+    spelled = re.fullmatch(rf"({'|'.join(_WORDS)})\b(.*)", text, re.IGNORECASE | re.DOTALL)
+    if spelled:
+        text = f"{_WORDS.index(spelled[1].lower())}{spelled[2]}"
+    found = _QUANTITY.fullmatch(text)
+    if found is None or re.search(r"\d", found["unit"]):
+        return None
+    value = _value(found)
+    unit = _unit(found["unit"], found["currency"])
+    if value is None or unit is None:
+        return None
+    value = -value if (found["sign"] or found["sign_behind"] or "+") in "-−–" else value
+    places = len((found["number"] or "").partition(".")[2])
+    rounding = Fraction(1, 2 * 10**places) if places and not (found["tens"] or found["exponent"]) else Fraction(0)
+    return Quantity(value, unit, found["percent"] is not None, rounding)
+
+
+def _is_tex(text: str) -> bool:
+    text = text.strip()
+    return len(text) > 2 and text.startswith("$") and text.endswith("$")
+
+
+def _value(found: re.Match[str]) -> Fraction | None:
+    def number(name: str) -> Fraction:
+        return Fraction(found[name].replace(",", "").replace("−", "-"))
+
+    try:
+        if found["whole"]:
+            return number("whole") + number("mixed_over") / number("mixed_under")
+        if found["over"]:
+            return number("over") / number("under")
+        if found["tex_over"]:
+            return number("tex_over") / number("tex_under")
+    except ZeroDivisionError:
+        return None
+    power = int((found["tens"] or found["exponent"] or "0").replace("−", "-"))
+    return number("number") * Fraction(10) ** power if abs(power) <= _LARGEST_POWER else None
+
+
+def _unit(text: str, currency: str | None) -> str | None:
+    """The unit as a singular word in lower case; none where what follows the number is no unit but a sentence."""
+    words = re.sub(r"\\(?:text|mathrm)\s*\{([^{}]*)\}", r"\1", text).strip(" .!,;").lower().split()
+    if len(words) > 4 or not all(re.fullmatch(r"[^\W\d_][\w°²³/'-]*|°c?|\W?", word) for word in words):
+        return None
+    if currency:
+        return _CURRENCIES[currency]
+    known = [word for word in map(_singular, words) if word in _UNITS]
+    return known[0] if known else _singular(words[-1]) if words else ""
+
+
+def _singular(word: str) -> str:
+    if word in _UNITS:
+        return word
+    for ending, instead in (("ies", "y"), ("ches", "ch"), ("xes", "x"), ("s", "")):
+        if word.endswith(ending) and len(word) > len(ending) + 1 and not word.endswith("ss"):
+            return word[: -len(ending)] + instead
+    return word
+
+
+def _close(one: Quantity, other: Quantity) -> bool:
+    """Whether two values are equal, or one is written with fewer decimals and is the other one rounded."""
+    if one.value == other.value:
+        return True
+    gap = abs(one.value - other.value)
+    if one.rounding and other.rounding:
+        return one.rounding != other.rounding and gap <= max(one.rounding, other.rounding)
+    return 0 < gap <= max(one.rounding, other.rounding) and _needs_rounding(one if other.rounding else other)
+
+
+def _needs_rounding(exact: Quantity) -> bool:
+    """Whether it has no end as a decimal, so that who writes decimals has to round: 1/3, but neither 1/4 nor 3."""
+    rest = exact.value.denominator
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    return rest != 1

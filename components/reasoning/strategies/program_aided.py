@@ -1,0 +1,65 @@
+"""Let the model write a program, run it in the sandbox, and answer with what it computes."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from components.reasoning.conversation import conclude, extended, followed, grounded
+from components.reasoning.events import Found, Message, Piece, Tools
+from components.reasoning.metered import whole
+from components.reasoning.programs import source_of
+from components.reasoning.sandbox import SandboxLimits, run_program
+
+REQUEST = (
+    "Write a short Python program that computes the answer and prints it, and nothing else. "
+    "Put it between ```python and ```."
+)
+
+
+async def program_aided(
+    messages: Sequence[Message],
+    tools: Tools,
+    *,
+    attempts: int = 2,
+    seconds: float = 2.0,
+    memory_mib: int = 64,
+    request: str = REQUEST,
+) -> AsyncGenerator[Piece | Found, None]:
+    """Yield the program and what became of it as reasoning, and what it prints as the answer.
+
+    A program that fails goes back to the model with its error, ``attempts`` times in all. After that the model
+    answers without one, and ``program_error`` beside the answer says so.
+
+    Source: Gao et al. 2022, "PAL: Program-aided Language Models"; Chen et al. 2022, "Program of Thoughts Prompting".
+    """
+    limits = SandboxLimits(seconds=seconds, memory_mib=memory_mib)
+    prompt, found = await grounded(messages, tools)
+    for each in found:
+        yield each
+    asked, error = extended(prompt, request), "no program was run"
+    for _ in range(attempts):
+        written = await whole(tools.generate(asked, max_tokens=tools.max_tokens))
+        yield written.thought(written.text.strip() + "\n\n")
+        source = source_of(written.text)
+        if not source:
+            error = "ValueError: there is no program in the reply"
+        elif not tools.budget.take("tool_calls"):
+            error = "no more programs are allowed to run"
+            break
+        else:
+            outcome = await run_program(source, limits.within(tools.budget.seconds_left()))
+            error = outcome.error or ("" if outcome.value else "ValueError: the program prints nothing")
+            yield Piece(f"{outcome.value or error}\n\n", "reasoning")
+            if not error:
+                async with aclosing(conclude(prompt, outcome.value, tools)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
+        if tools.budget.spent():
+            break
+        asked = followed(extended(prompt, request), written.text.strip() or "…", f"That fails: {error}\n\n{request}")
+    said: dict[str, Any] = {"program_error": error}
+    yield Piece(extra=said)
+    async with aclosing(tools.generate(prompt, max_tokens=tools.max_tokens, final=True)) as answer:
+        async for piece in answer:
+            yield piece

@@ -1,0 +1,90 @@
+"""The parts of a tree of thoughts: states, the thoughts that follow them, and how good a state is."""
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from components.reasoning.conversation import ANSWER_MARK, extended
+from components.reasoning.events import Message, Piece, Tools
+from components.reasoning.metered import draw
+from components.reasoning.votes import weight_of
+
+PROPOSE = (
+    "Write only the next step towards the answer, in one or two sentences. "
+    f"If the answer is known by now, write '{ANSWER_MARK}' and the answer instead."
+)
+JUDGE = "Can these steps lead to the right answer? Reply with one word: sure, likely or impossible."
+_WORTH = {"sure": 1.0, "likely": 0.5, "impossible": 0.0}
+_UNREAD = 0.25  # a judgement that is none: less than likely, not ruled out
+_VERDICT = re.compile(r"\b(sure|likely|impossible)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class State:
+    """The steps so far, and how good they are, from 0 to 1."""
+
+    thoughts: tuple[str, ...] = ()
+    value: float = 0.0
+
+    @property
+    def answer(self) -> str | None:
+        """The answer that the last step names; none where it names none yet."""
+        last = self.thoughts[-1] if self.thoughts else ""
+        at = last.lower().find(ANSWER_MARK.lower())
+        named = last[at + len(ANSWER_MARK) :].strip() if at >= 0 else ""
+        return named or None
+
+    def shown(self, request: str) -> str:
+        """Return the steps and what is asked about them."""
+        steps = "\n".join(f"{number}. {thought}" for number, thought in enumerate(self.thoughts, 1))
+        return f"Steps so far:\n{steps}\n\n{request}" if steps else request
+
+
+@dataclass(frozen=True)
+class Grower:
+    """Grows and judges states for one question."""
+
+    prompt: Sequence[Message]
+    tools: Tools
+    breadth: int  # thoughts that are proposed for a state
+    thought_tokens: int
+    temperature: float
+    by_scores: bool  # a reward model judges, not the language model
+
+    async def children(self, states: Sequence[State], into: list[State]) -> AsyncGenerator[Piece, None]:
+        """Put the states that follow these into ``into``, valued, each once; yield what was thought and its tokens."""
+        asked = [extended(self.prompt, state.shown(PROPOSE)) for state in states for _ in range(self.breadth)]
+        parents = [state for state in states for _ in range(self.breadth)]
+        grown: dict[tuple[str, ...], int] = {}
+        proposals = draw(asked, self.tools, max_tokens=self.thought_tokens, temperature=self.temperature)
+        async with aclosing(proposals) as thoughts:
+            async for sample in thoughts:
+                yield sample.thought("")
+                thought = " ".join(sample.text.split())
+                if thought:
+                    grown.setdefault((*parents[sample.index].thoughts, thought), sample.index)
+        ordered = sorted(grown, key=lambda thoughts: grown[thoughts])
+        values: list[float] = []
+        async with aclosing(self._judge([State(thoughts) for thoughts in ordered], values)) as judging:
+            async for piece in judging:
+                yield piece
+        for thoughts, value in zip(ordered, values, strict=True):
+            into.append(State(thoughts, value))
+            yield Piece(f"({value:.2f}) {' / '.join(thoughts)}\n", "reasoning")
+
+    async def _judge(self, states: Sequence[State], values: list[float]) -> AsyncGenerator[Piece, None]:
+        """Put each state's value into ``values``; one that the budget leaves no judgement for counts as unread."""
+        if self.by_scores and self.tools.score is not None:
+            texts = ["\n".join(state.thoughts) for state in states]
+            values.extend(weight_of(score) for score in (await self.tools.score(self.prompt, texts) if texts else ()))
+            return
+        judged = dict.fromkeys(range(len(states)), _UNREAD)
+        asked = [extended(self.prompt, state.shown(JUDGE)) for state in states]
+        verdicts = draw(asked, self.tools, max_tokens=8, temperature=0.0, counted=False)
+        async with aclosing(verdicts) as ending:
+            async for sample in ending:
+                yield sample.thought("")
+                found = _VERDICT.search(sample.text)
+                judged[sample.index] = _WORTH[found[1].lower()] if found else _UNREAD
+        values.extend(judged.values())

@@ -1,0 +1,43 @@
+"""The deployment that scores answers with a reward model, beside the engine."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class ScoreServer:
+    """Holds a reward model; a process reward model scores an answer by its worst step."""
+
+    def __init__(self, folder: str, model: str) -> None:
+        """Load the reward model in ``folder``, which reads prompts as the served ``model`` does."""
+        from components.data.chat import ChatTemplate
+        from components.models.rewards import RewardModel
+
+        self._template, self._rewards = ChatTemplate.from_folder(model), RewardModel(folder, quiet=True)
+
+    async def score(self, messages: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:
+        """Return how good each answer is, in held-out deviations from the held-out mean; more is better."""
+        return await asyncio.to_thread(self._score, messages, answers)
+
+    def _score(self, messages: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:
+        prompt = self._template.prompt_ids([_plain(message) for message in messages])
+        conversation = [_plain(message) for message in messages]
+        coded = [self._template.completion_ids(conversation, answer) for answer in answers]
+        if self._rewards.info.kind == "process":
+            from components.models.rewards import step_ends
+
+            ends = [step_ends(ids, self._template.tokenizer.decode) for ids in coded]
+            steps = self._rewards.score_steps([prompt] * len(coded), coded, ends)
+            return [min(_mean(heads) for heads in own) for own in steps]
+        (heads_of_answers,) = self._rewards.score([prompt], [coded])
+        return [_mean(heads) for heads in heads_of_answers]
+
+
+def _plain(message: Mapping[str, Any]) -> dict[str, str]:
+    from components.reasoning.events import text_of
+
+    return {"role": message["role"], "content": text_of(dict(message))}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

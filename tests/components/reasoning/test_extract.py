@@ -1,0 +1,168 @@
+"""Final answers: where they stand in a text, and when two of them are the same."""
+
+import gzip
+import json
+import os
+import random
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from components.reasoning.extract import extract, key, options, same
+from components.reasoning.quantities import read_quantity
+
+DATA = Path(os.environ.get("RAYLIGN_DATA", "../shared/data"))
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("48/2 = 24\n48+24 = 72\n#### 72", "72"),
+        ("The answer is 5 apples.", "5 apples"),
+        ("Answer: $1,200.50", "$1,200.50"),
+        ("**Final Answer:** **12**", "12"),
+        ("the answer was 3. No, wait. The answer is 4.", "4"),
+        (r"so it is \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        (r"The answer is $\boxed{7}$.", "7"),
+        ('{"reasoning": "x is 7", "answer": 8}', "8"),
+        ('Here:\n```json\n{"answer": "blue"}\n```', "blue"),
+        ("Answer:\n  yes\n", "yes"),
+        ("A: 16", "16"),
+        ("It is 2, then 3, so 3.5 m", "3.5"),
+        ("He has 48-24 left", "24"),  # a minus between numbers is no sign
+        ("= -3", "-3"),
+        ("x2 is 4, y_3", "4"),
+        ("that is 5%", "5%"),
+        ("we get 3/4 of it", "3/4"),
+        ("First thought\nParis", "Paris"),
+        ("The answer is", ""),
+        ("", ""),
+        ("  \n ", ""),
+        ("The answer is 3.5 m. It was easy.", "3.5 m"),
+    ],
+)
+def test_the_final_answer_in_a_text(text, answer):
+    assert extract(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"),
+        ("(b)", "B"),
+        ("The answer is (B).", "B"),
+        ("Answer: C) Paris", "C"),
+        ("A is wrong, so it is (D)", "D"),
+        ("I think option C is right", "C"),
+        ("The answer is B because A is wrong", "B"),
+        ("B) Paris", "B"),
+        ("Answer: E", ""),  # there are four
+        ("a dog and a cat", ""),
+        ("", ""),
+    ],
+)
+def test_the_letter_of_a_choice_of_four(text, letter):
+    assert extract(text, 4) == letter
+
+
+def test_options_are_counted():
+    assert options("Which?\nA) x\nB) y\nC) z") == 3
+    assert options("(A) 3 (B) 4 (C) 5 (D) 6") == 4
+    assert options("Mr A. Smith asks") == options("What is 2 + 3?") == options("B) x") == 0
+
+
+SAME = [
+    ("0.5", "1/2"),
+    ("50%", "0.5"),
+    ("50 %", "50"),
+    ("1,200", "$1200.00"),
+    ("5", "5 apples"),
+    ("5 apples", "5 red apples"),
+    ("1 km", "1000 m"),
+    ("2 hours", "120 minutes"),
+    ("$2.50", "250 cents"),
+    ("0.33", "1/3"),
+    ("0.333", "0.33"),
+    ("2 1/2", "2.5"),
+    ("-5", "−5"),
+    ("five", "5"),
+    ("1e3", "1000"),
+    ("3 x 10^2", "300"),
+    ("about 7", "7"),
+    ("The Eiffel Tower.", "eiffel tower"),
+    ("(B)", "b"),
+    ("Yes", "yes."),
+]
+DIFFERENT = [
+    ("5 km", "5 miles"),
+    ("5 apples", "5 pears"),
+    ("$5", "5 euros"),
+    ("0.33", "0.34"),
+    ("3", "3.2"),
+    ("1/4", "0.3"),  # 0.25 needs no rounding
+    ("5", "-5"),
+    ("12", "1.2"),
+    ("yes", "no"),
+    ("B", "D"),
+    ("", ""),
+    ("5", ""),
+    ("1/0", "0"),
+    ("3 or 4", "3"),
+    ("1 km", "1 m"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_equal_answers(one, other):
+    assert same(one, other) and same(other, one)
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+def test_different_answers(one, other):
+    assert not same(one, other) and not same(other, one)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        (r"\frac{1}{2}", "0.5", True),
+        (r"\sqrt{2}", r"\sqrt{3}", False),
+    ],
+)
+def test_latex_is_compared_by_its_meaning(one, other, equal):
+    assert same(one, other, mathematics=True) is equal
+
+
+def test_numbers_are_read_as_they_are_written_in_many_ways():
+    rng = random.Random(5)
+    for _ in range(300):
+        number, places = rng.randrange(-(10**7), 10**7), rng.choice([0, 0, 1, 2, 3])
+        value = Fraction(number, 10**places)
+        written = rng.choice(["{:,.{p}f}", "{:.{p}f}", "${:,.{p}f}", "{:.{p}f} apples", "{:.{p}f}%"])
+        quantity = read_quantity(written.format(float(value), p=places))
+        assert quantity is not None and quantity.value == value, written
+        assert quantity.percent == written.endswith("%")
+
+
+def test_sentences_are_no_quantities():
+    for text in ("3 of the 4 men", "it is 5", "12 34", "5 and 6", "", "apples", "5 men who came from far away to see"):
+        assert read_quantity(text) is None
+    assert key("An apple!") == key("the APPLE") == "apple"
+
+
+@pytest.mark.skipif(not (DATA / "gsm8k").is_dir(), reason="RAYLIGN_DATA has no gsm8k")
+def test_answers_of_gsm8k_and_the_judgements_of_its_solutions():
+    with gzip.open(DATA / "gsm8k" / "train.jsonl.gz", "rt") as lines:
+        rows = [json.loads(line) for line, _ in zip(lines, range(400), strict=False)]
+    for row in rows:
+        assert extract(row["answer"]) == row["answer"].rpartition("#### ")[2]
+    agreed = total = 0
+    with gzip.open(DATA / "gsm8k" / "scored_solutions.jsonl.gz", "rt") as lines:
+        for line, _ in zip(lines, range(100), strict=False):
+            row = json.loads(line)
+            right = extract(row["ground_truth"])
+            for solution in row["solutions"]:
+                total += 1
+                agreed += same(extract(solution["solution"]), right) == solution["is_correct"]
+    assert total == 400 and agreed / total > 0.99

@@ -20,22 +20,36 @@ _CURRENCIES = {"$": "dollar", "\\$": "dollar", "€": "euro", "£": "pound"}
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _LARGEST_POWER = 300
 
-# unit → (dimension, how many of the dimension's first unit it is)
-_UNITS: dict[str, tuple[str, Fraction]] = {}
-for _dimension, _names in {
-    "length": {"m metre meter": 1, "km kilometre kilometer": 1000, "cm centimetre centimeter": "1/100"}
-    | {"mm millimetre millimeter": "1/1000", "mile mi": "1609.344", "foot feet ft": "0.3048"}
-    | {"inch inches": "0.0254", "yard yd": "0.9144"},
-    "mass": {"kg kilogram": 1, "g gram": "1/1000", "mg milligram": "1/1000000", "pound lb": "0.45359237"}
-    | {"ounce oz": "0.028349523125", "tonne": 1000},
+_DIMENSIONS: dict[str, dict[str, int | str]] = {
+    "length": {
+        "m metre meter": 1,
+        "km kilometre kilometer": 1000,
+        "cm centimetre centimeter": "1/100",
+        "mm millimetre millimeter": "1/1000",
+        "mile mi": "1609.344",
+        "foot feet ft": "0.3048",
+        "inch inches": "0.0254",
+        "yard yd": "0.9144",
+    },
+    "mass": {
+        "kg kilogram": 1,
+        "g gram": "1/1000",
+        "mg milligram": "1/1000000",
+        "pound lb": "0.45359237",
+        "ounce oz": "0.028349523125",
+        "tonne": 1000,
+    },
     "time": {"second sec s": 1, "minute min": 60, "hour hr h": 3600, "day": 86400, "week": 604800},
     "volume": {"l litre liter": 1, "ml millilitre milliliter": "1/1000"},
     "money of dollars": {"dollar usd": 1, "cent": "1/100"},
     "money of euros": {"euro eur": 1},
-}.items():
-    for _spellings, _size in _names.items():
-        for _spelling in _spellings.split():
-            _UNITS[_spelling] = (_dimension, Fraction(_size))
+}
+_UNITS = {  # unit → (dimension, how many of the dimension's first unit it is)
+    spelling: (dimension, Fraction(size))
+    for dimension, names in _DIMENSIONS.items()
+    for spellings, size in names.items()
+    for spelling in spellings.split()
+}
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,9 @@ class Grower:
         async with aclosing(self._judge([State(thoughts) for thoughts in ordered], values)) as judging:
             async for piece in judging:
                 yield piece
-        for thoughts, value in zip(ordered, values, strict=True):
-            into.append(State(thoughts, value))
-            yield Piece(f"({value:.2f}) {' / '.join(thoughts)}\n", "reasoning")
+        for chain, value in zip(ordered, values, strict=True):
+            into.append(State(chain, value))
+            yield Piece(f"({value:.2f}) {' / '.join(chain)}\n", "reasoning")
 
     async def _judge(self, states: Sequence[State], values: list[float]) -> AsyncGenerator[Piece, None]:
         """Put each state's value into ``values``; one that the budget leaves no judgement for counts as unread."""

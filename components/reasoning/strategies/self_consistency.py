@@ -48,13 +48,14 @@ async def self_consistency(
         yield each
     asked, choices = extended(prompt, request), options(last_question(messages))
     tally, drawn = Tally(same), dict[int, Sample]()
+    scorer = tools.score if _weighs(weights, tools) else None
     chains = draw([asked] * samples, tools, max_tokens=tools.max_tokens, temperature=temperature, at_once=at_once)
     async with aclosing(chains) as ending:
         async for sample in ending:
             drawn[sample.index] = sample
             yield sample.thought(f"{sample.text.strip()}\n\n")
             if sample.finished:
-                weight = weight_of((await tools.score(asked, [sample.text]))[0]) if _weighs(weights, tools) else 1.0
+                weight = weight_of((await scorer(asked, [sample.text]))[0]) if scorer else 1.0
                 tally.add(extract(sample.text, choices), sample.index, weight)
             if tally.decided(samples - len(drawn), confidence):
                 break

@@ -26,6 +26,10 @@ class MethodConfig(Config):
         0.65, ge=0, le=1, description="how much of the activations' outliers the weights take over; 0 for none"
     )
 
+    keep: tuple[str, ...] = Field(
+        (), description="linear layers that keep their format, by the ends of their names, as [mlp.down_proj]"
+    )
+
     @field_validator("name")
     @classmethod
     def _is_on_the_menu(cls, name: str) -> str:
@@ -41,7 +45,7 @@ def quantize(source: Path, target: Path, texts: Sequence[Sequence[int]], config:
         texts: token ids of some texts like those that the model will read.
 
     Raises:
-        UserError: the model is quantized already.
+        UserError: the model is quantized already, or has no layer that ``config.keep`` names.
     """
     import json
 
@@ -51,4 +55,4 @@ def quantize(source: Path, target: Path, texts: Sequence[Sequence[int]], config:
         raise UserError(f"{source} is quantized already ({kind}): give the model that it was made from")
     module = importlib.import_module(f"components.quantization.methods.{config.name}")
     method: Callable[..., None] = getattr(module, config.name)
-    method(source, target, texts, smoothing=config.smoothing)
+    method(source, target, texts, smoothing=config.smoothing, keep=config.keep)

@@ -4,18 +4,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.config import UserError
 from components.models.load import load_model, load_tokenizer
 from components.quantization.smooth import smooth
 
 
-def w8a8_int8(source: Path, target: Path, texts: Sequence[Sequence[int]], *, smoothing: float) -> None:
+def w8a8_int8(
+    source: Path, target: Path, texts: Sequence[Sequence[int]], *, smoothing: float, keep: Sequence[str] = ()
+) -> None:
     """Write the model in ``source`` to the new folder ``target`` with every linear layer but the head in int8.
 
     Weights are rounded to nearest, symmetric, with one scale per output channel; activations are rounded
     when served, symmetric, with one scale per token. Which of their channels have outliers is measured on
-    ``texts`` (token ids), and the weights take these over with strength ``smoothing``. Embeddings and the head
-    keep their values. The format is compressed-tensors' int-quantized, which vLLM and transformers read.
+    ``texts`` (token ids), and the weights take these over with strength ``smoothing``. Embeddings, the head and
+    the layers whose names end in one of ``keep`` keep their values. The format is compressed-tensors'
+    int-quantized, which vLLM and transformers read.
     Tokenizer, chat template and generation settings come along.
+
+    Raises:
+        UserError: the model has no layer that ``keep`` names.
     """
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config, preset_name_to_scheme
@@ -26,7 +33,7 @@ def w8a8_int8(source: Path, target: Path, texts: Sequence[Sequence[int]], *, smo
         smooth(model.float(), texts, smoothing)
         model = model.to(stored)
     head = model.get_output_embeddings()
-    kept = [name for name, module in model.named_modules() if module is head]
+    kept = [name for name, module in model.named_modules() if module is head] + _named(model, keep)
     scheme = preset_name_to_scheme("W8A8", targets=["Linear"])
     apply_quantization_config(model, QuantizationConfig(config_groups={"group_0": scheme}, ignore=kept))
     for module in model.modules():
@@ -37,6 +44,18 @@ def w8a8_int8(source: Path, target: Path, texts: Sequence[Sequence[int]], *, smo
     model.save_pretrained(target)
     compressor.update_config(str(target))
     load_tokenizer(source).save_pretrained(target)
+
+
+def _named(model: Any, ends: Sequence[str]) -> list[str]:
+    """Return the names of the linear layers that end so."""
+    import torch
+
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    for end in ends:
+        if not any(name.endswith(f".{end}") for name in linear):
+            known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
+            raise UserError(f"method.keep names '{end}', and no linear layer's name ends so: they end in {known}")
+    return [name for name in linear if any(name.endswith(f".{end}") for end in ends)]
 
 
 def _set_scales(module: Any) -> None:

@@ -100,6 +100,22 @@ def test_an_output_head_of_its_own_is_left_alone(tmp_path: Path, tiny_model_dir:
     assert load_file(tmp_path / "quantized" / "model.safetensors")["lm_head.weight"].dtype == torch.float32
 
 
+def test_named_layers_keep_their_values(tiny_model_dir: Path, tmp_path: Path) -> None:
+    menu.quantize(tiny_model_dir, tmp_path / "model", [], menu.MethodConfig(smoothing=0, keep=("mlp.down_proj",)))
+    before, after = load_file(tiny_model_dir / "model.safetensors"), load_file(tmp_path / "model" / "model.safetensors")
+    down = {f"model.layers.{number}.mlp.down_proj.weight" for number in (0, 1)}
+    assert all(torch.equal(after[name], before[name]) for name in down)
+    assert {name for name in after if after[name].dtype == torch.int8} == {n for n in before if "proj" in n} - down
+    model = load_model(tmp_path / "model", "stored")  # transformers reads it without a layer that it misses
+    with torch.no_grad():
+        assert model(input_ids=torch.tensor([[7, 8, 9]])).logits.isfinite().all()
+
+
+def test_a_layer_to_keep_that_is_not_there_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"method.keep names 'fc2'.* end in down_proj, gate_proj"):
+        menu.quantize(tiny_model_dir, tmp_path / "model", [], menu.MethodConfig(smoothing=0, keep=("fc2",)))
+
+
 def test_quantizing_twice_is_refused(quantized: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="quantized already"):
         menu.quantize(quantized, tmp_path / "again", [], PLAIN)

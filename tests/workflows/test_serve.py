@@ -362,7 +362,7 @@ def test_health_and_metrics(url):
 def test_the_step_asks_evaluates_and_leaves_a_transcript(url, make_run, storage, index, tiny_model_dir, monkeypatch):
     import workflows.serve as workflow
 
-    monkeypatch.setattr("components.orchestration.cluster.ray_session", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr("components.orchestration.cluster.ray_session", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr("components.serving.app.serving", lambda *_: contextlib.nullcontext(url))
     questions = _questions(storage)
     config = workflow.Serve(

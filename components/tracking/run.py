@@ -222,11 +222,17 @@ def finish_run(run: Run, result: Result, seconds: float) -> None:
     text = json.dumps({"outputs": result.outputs, "metrics": result.metrics})
     assert len(text) < _TAG_LIMIT, f"{run.workflow}'s result is too large to be recorded: {len(text)} characters"
     client = _client(run.tracking_uri)
-    if result.metrics:
-        run.log_metrics(result.metrics)
+    known = client.get_run(run.id).data.metrics
+    curves = {name for name in result.metrics if name in known and _is_curve(client, run.id, name)}
+    if single := {name: value for name, value in result.metrics.items() if name not in curves}:
+        run.log_metrics(single)  # the end of a curve is there already, and at step 0 it would stand at its beginning
     client.set_tag(run.id, _SECONDS, f"{seconds:.1f}")
     client.set_tag(run.id, _RESULT, text)
     client.set_terminated(run.id, "FINISHED")
+
+
+def _is_curve(client: "MlflowClient", run_id: str, name: str) -> bool:
+    return any(point.step for point in client.get_metric_history(run_id, name))
 
 
 def log_params(run: Run, params: Mapping[str, Any]) -> None:

@@ -107,3 +107,15 @@ def test_an_unknown_registered_model_is_a_users_error(mlflow_storage: Path) -> N
         resolve_registered(mlflow_storage, "models:/none@champion")
     with pytest.raises(UserError, match="models:/none@champion"):
         pin_registered(mlflow_storage, "models:/none@champion")
+
+
+def test_the_end_of_a_curve_does_not_stand_at_its_beginning_too(mlflow_storage: Path) -> None:
+    key = uuid.uuid4().hex
+    with _open(mlflow_storage, key) as run:
+        for step, value in ((1, 0.3), (2, 0.2)):
+            run.log_metrics({"objective/kl": value}, step)
+        run.log_metrics({"seconds": 3.0})
+        finish_run(run, Result({}, {"objective/kl": 0.2, "seconds": 4.0, "score": 0.5}), 0.0)
+    assert read_curves(mlflow_storage, run.id)["objective/kl"] == [(1, 0.3), (2, 0.2)]
+    found = find_result(mlflow_storage, "tests", "toy", key)
+    assert found is not None and found.result.metrics == {"objective/kl": 0.2, "seconds": 4.0, "score": 0.5}

@@ -238,7 +238,7 @@ def trl_arguments(task: PpoTask, inputs: Inputs, folder: Path) -> list[str]:
 
 
 def our_iterations(task: PpoTask, curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[dict[str, Any]]:
-    """Return the seconds and phases of each iteration from the curves of our run; step 0 is the run's summary."""
+    """Return the seconds and phases of each iteration from the curves of our run; step 0 is before the first."""
     known = {name: {step: value for step, value in points if step} for name, points in curves.items()}
     return [
         {

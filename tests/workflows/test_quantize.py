@@ -77,7 +77,7 @@ def test_lineage_reaches_back_to_the_model_and_the_table(
     assert page["kind"] == "quantized-model"
     assert page["facts"]["base_digest"] == digest(tiny_model_dir)
     assert page["facts"]["digest"] == digest(Path(quantized["outputs"]["model"]))
-    assert page["facts"]["method"] == {"name": "w8a8_int8", "smoothing": 0.65}
+    assert page["facts"]["method"] == {"name": "w8a8_int8", "smoothing": 0.65, "keep": []}
     assert {"reference": demonstrations} in page["parents"]
 
 

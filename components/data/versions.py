@@ -8,7 +8,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.data import store
 from components.data.records import content_hash
@@ -82,12 +82,11 @@ def widen(uri: str, name: str, schema: "pa.Schema") -> None:
 def publish(uri: str, name: str, owner: str) -> str:
     """Let readers have the latest version from now on; return its pinned reference."""
     table = store.open_table(store.make_ref(uri, name))
-    tags: Any = table.tags
-    known = tags.list()
-    (tags.update if store.COMPLETE in known else tags.create)(store.COMPLETE, table.version)
-    if _tag_of(owner) in known:
-        tags.delete(_tag_of(owner))
-    return store.make_ref(uri, name, table.version)
+    latest = store.make_ref(uri, name, table.version)
+    store.move_tag(latest, store.COMPLETE)
+    if _tag_of(owner) in table.tags.list():
+        table.tags.delete(_tag_of(owner))
+    return latest
 
 
 def _tag_of(owner: str) -> str:

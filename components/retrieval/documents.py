@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from components.config import UserError
 from components.data import store
 from components.data.records import content_hash
 from components.retrieval import facts
@@ -66,13 +65,7 @@ def table_of(index_ref: str) -> str:
     Raises:
         UserError: there is none.
     """
-    found = facts.read(index_ref, KIND)
-    if found is None:
-        raise UserError(
-            f"{store.pin(index_ref)} has no document vectors: run workflows.exam_index with documents=true, "
-            "or choose another mode"
-        )
-    return found["table"]
+    return facts.table_of(index_ref, KIND, what="document vectors", option="documents")
 
 
 def nearest(table: Any, query: str, vector: "np.ndarray", n: int, where: str | None) -> str | None:

@@ -7,6 +7,7 @@ and a version without the fact has none.
 import json
 from typing import Any
 
+from components.config import UserError
 from components.data import store
 
 
@@ -28,3 +29,21 @@ def read(index_ref: str, kind: str) -> dict[str, Any] | None:
         return None
     rows = store.read(ref, columns=["value"], where=f"fact_id = {store.quote(f'{kind}@{version}')}")
     return json.loads(rows[0]["value"]) if rows else None
+
+
+def table_of(index_ref: str, kind: str, *, what: str, option: str) -> str:
+    """Return the pinned table that was made of this version of the index, as the fact ``kind`` names it.
+
+    Args:
+        what: what the table holds, and
+        option: of workflows.exam_index, what makes it: for the message.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = read(index_ref, kind)
+    if found is None:
+        raise UserError(
+            f"{store.pin(index_ref)} has no {what}: run workflows.exam_index with {option}=true, or choose another mode"
+        )
+    return found["table"]

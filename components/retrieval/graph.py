@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.config import UserError
 from components.data import store
 from components.retrieval import facts
 from components.retrieval.entities import entities, forms
@@ -155,13 +154,7 @@ def table_of(index_ref: str) -> str:
     Raises:
         UserError: there is none.
     """
-    found = facts.read(index_ref, KIND)
-    if found is None:
-        raise UserError(
-            f"{store.pin(index_ref)} has no graph of names: run workflows.exam_index with graph=true, "
-            "or choose another mode"
-        )
-    return found["table"]
+    return facts.table_of(index_ref, KIND, what="graph of names", option="graph")
 
 
 def load(index_ref: str) -> Graph:

@@ -47,7 +47,8 @@ def test_the_peak_outlives_what_was_held(grower: Any) -> None:
         hold(grower, 200 * MIB)
         hold(grower, 0)
     assert small < 100 * MIB
-    assert 200 * MIB < memory.peak_bytes < small + 250 * MIB
+    # a look in mid-growth is not repeated for the last 32 MiB: that much a told peak may be too low
+    assert (200 - 32) * MIB < memory.peak_bytes < small + 250 * MIB
     assert sum(memory.peak_by_process.values()) == memory.peak_bytes
 
 

@@ -23,7 +23,7 @@ class BuildIndex(WorkflowConfig):
 
 def main(config: BuildIndex, run: "Run") -> "Result":
     """Bring the table up to date with the corpus and return its pinned reference."""
-    from components.data import store, versions
+    from components.data import search, store, versions
     from components.data.sources import list_parts
     from components.models import sources as models
     from components.orchestration.cluster import ray_session
@@ -44,7 +44,7 @@ def main(config: BuildIndex, run: "Run") -> "Result":
     uri = f"{config.storage}/lancedb"
     with ray_session(config.ray, config.storage), versions.only_writer(uri, config.table):
         done = ingest.ingest(uri, config.table, parts, corpus, config.embed)
-        store.create_fulltext(store.make_ref(uri, config.table), "text")
+        search.create_fulltext(store.make_ref(uri, config.table), "text")
         index = versions.publish(uri, config.table, corpus.name)
     passages = store.count(index)
 

@@ -32,6 +32,7 @@ def main(config: Promote, run: "Run") -> "Result":
     from components.models import sources
     from components.models.adapter_base import registry_tags
     from components.tracking.lineage import read_lineage
+    from components.tracking.registry import register_model
     from components.tracking.run import Result
 
     folder = sources.resolve(config.model, run.cache)
@@ -58,7 +59,7 @@ def main(config: Promote, run: "Run") -> "Result":
     page = read_lineage(folder) or {}
     tags |= {"digest": sources.digest(folder, run.cache), "lineage_id": str(page.get("lineage_id", "none"))}
     tags |= {f"{config.metric}.{name}": f"{value:.6f}" for name, value in metrics.items()}
-    version = run.register_model(config.name, folder, config.alias, tags)
+    version = register_model(run, config.name, folder, config.alias, tags)
     references = {"reference": f"models:/{config.name}@{config.alias}", "version": version}
     references |= {"adapter" if config.adapter else "model": str(folder)}
     return Result(references, {**metrics, "version": float(version)})

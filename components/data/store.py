@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from components import storage
 from components.config import UserError
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COMPLETE = "complete"  # the tag of the version that readers see of a table that takes several commits to change
-VectorIndex = Literal["ivf_flat", "ivf_sq", "ivf_rq", "hnsw_sq"]
 _KEYS_PER_DELETE = 500
-_CELLS_SEARCHED = 16  # of a vector index; near-duplicates lie in the same cell or next to it
-_REFINED = 10  # times as many candidates are measured by their full vectors as are returned
 
 
 def connect(uri: str) -> Any:
@@ -172,7 +169,21 @@ def read_arrow(
 
 def rows(table: Any, columns: Sequence[str], where: str) -> list[dict[str, Any]]:
     """Return ``columns`` of all rows of an opened table that meet ``where``. Raises UserError on a bad ``where``."""
-    return _found(table.search().limit(None).select(list(columns)), table, where)
+    return to_rows(table.search().limit(None).select(list(columns)), table, where)
+
+
+def to_rows(query: Any, table: Any, where: str | None) -> list[dict[str, Any]]:
+    """Return what a LanceDB query of an opened table finds among the rows that meet ``where``.
+
+    Raises:
+        UserError: bad ``where``.
+    """
+    try:
+        return (query.where(where, prefilter=True) if where else query).to_list()
+    except ValueError as error:
+        if where is None:
+            raise
+        raise UserError(f"cannot search table '{table.name}' where {where}: {_first_line(error)}") from error
 
 
 def count(ref: str, where: str | None = None) -> int:
@@ -183,80 +194,6 @@ def count(ref: str, where: str | None = None) -> int:
         if isinstance(error, UserError):
             raise
         raise UserError(f"cannot count {ref} where {where}: {_first_line(error)}") from error
-
-
-def create_fulltext(ref: str, column: str) -> str:
-    """Index a text column of the table's latest version for BM25, or fold new rows in; return the pinned ref.
-
-    Words are stemmed and stop words kept: ``all``, ``any``, ``is`` and ``not`` are names in code.
-    """
-    from lancedb.index import FTS
-
-    uri, name, _ = parse_ref(ref)
-    table = open_table(make_ref(uri, name))
-    if not _has_fulltext(table, column) or _unindexed_rows(table, column):
-        config = FTS(stem=True, remove_stop_words=False, max_token_length=120, with_position=False)
-        table.create_index(column, config=config, replace=True)
-    return make_ref(uri, name, table.version)
-
-
-def require_fulltext(table: Any, column: str) -> None:
-    """Refuse an opened table whose column has no full text index: searching it would find nothing.
-
-    Raises:
-        UserError: it has none.
-    """
-    if not _has_fulltext(table, column):
-        raise UserError(f"table '{table.name}' has no full text index on '{column}': build the index first")
-
-
-def search_vector(
-    ref: Any,
-    vector: Sequence[float],
-    k: int,
-    where: str | None = None,
-    *,
-    approximate: bool = False,
-    with_vectors: bool = False,
-) -> list[dict[str, Any]]:
-    """Return the ``k`` nearest rows, best first, each with ``score`` = cosine similarity in [-1, 1].
-
-    ``ref`` is a reference or an opened table; ``where`` is applied before the search. That is exact, unless it may be
-    ``approximate`` and there is a vector index: then the cells nearest to the vector are looked at, and what they
-    bring is put in order by the vectors as they were before any compression.
-
-    Raises:
-        UserError: bad ``where``.
-    """
-    table = open_table(ref) if isinstance(ref, str) else ref
-    query = table.search(list(vector), vector_column_name="vector").distance_type("cosine").limit(k)
-    query = query.nprobes(_CELLS_SEARCHED).refine_factor(_REFINED) if approximate else query.bypass_vector_index()
-    rows = _found(query.select([*_columns(table, with_vectors), "_distance"]), table, where)
-    for row in rows:
-        row["score"] = 1.0 - row.pop("_distance")
-    return rows
-
-
-def create_vector_index(ref: str, cells: int, kind: VectorIndex = "ivf_flat") -> str:
-    """Index the latest version's vectors by cosine in ``cells`` cells; return the pinned ref.
-
-    ``ivf_flat`` keeps the vectors as they are, ``ivf_sq`` a byte and ``ivf_rq`` a bit of each number, ``hnsw_sq`` a
-    byte and a graph of neighbours in each cell.
-    """
-    from lancedb import index
-
-    uri, name, _ = parse_ref(ref)
-    table = open_table(make_ref(uri, name))
-    kinds = {"ivf_flat": index.IvfFlat, "ivf_sq": index.IvfSq, "ivf_rq": index.IvfRq, "hnsw_sq": index.HnswSq}
-    config = kinds[kind](distance_type="cosine", num_partitions=cells)
-    table.create_index("vector", config=config, replace=True)
-    return make_ref(uri, name, table.version)
-
-
-def vector_index(ref: Any) -> str | None:
-    """Return the type of the vector index of a reference or an opened table, as LanceDB calls it; None without one."""
-    table = open_table(ref) if isinstance(ref, str) else ref
-    return next((str(index.index_type) for index in table.list_indices() if index.columns == ["vector"]), None)
 
 
 def move_tag(ref: str, tag: str) -> str:
@@ -280,43 +217,6 @@ def tagged(ref: str, tag: str) -> str | None:
     return None if found is None else make_ref(uri, name, int(found["version"]))
 
 
-def search_vectors(table: Any, vectors: Any, k: int) -> pa.Table:
-    """Return the ``k`` nearest rows of each of many vectors (an array [n, dimension]) of an opened table.
-
-    Columns: ``query`` (the vector's number), the table's but the vector, ``score`` (cosine similarity). Where the
-    table has a vector index, the cells nearest to the vector are searched; without one the search is exact.
-    """
-    query = table.search(vectors, vector_column_name="vector").distance_type("cosine").nprobes(_CELLS_SEARCHED)
-    columns = _columns(table, with_vectors=False)
-    found = query.limit(k).select([*columns, "_distance"]).to_arrow()
-    score = [1.0 - distance for distance in found.column("_distance").to_pylist()]
-    number = found.column("query_index").to_pylist() if len(vectors) > 1 else [0] * found.num_rows
-    return found.select(columns).append_column("query", [number]).append_column("score", [score])
-
-
-def search_text(
-    ref: Any, query: str, k: int, where: str | None = None, column: str = "text", *, with_vectors: bool = False
-) -> list[dict[str, Any]]:
-    """Return the ``k`` best rows by BM25 of ``column``, best first, each with ``score`` (unbounded, > 0).
-
-    ``ref`` is a reference or an opened table. The query is words, no syntax; ``where`` is applied before.
-
-    Raises:
-        UserError: the column has no full text index, or bad ``where``.
-    """
-    from lancedb.query import MatchQuery
-
-    table = open_table(ref) if isinstance(ref, str) else ref
-    require_fulltext(table, column)
-    columns = _columns(table, with_vectors)
-    words = MatchQuery(query, column)  # type: ignore[call-arg]  # its defaults are hidden from mypy
-    found = table.search(words, query_type="fts").limit(k).select([*columns, "_score"])
-    rows = _found(found, table, where)
-    for row in rows:
-        row["score"] = row.pop("_score")
-    return rows
-
-
 def _open_latest(uri: str, name: str) -> Any | None:
     if "://" not in uri and not os.path.isdir(uri):
         return None  # lancedb would make the folder
@@ -326,28 +226,6 @@ def _open_latest(uri: str, name: str) -> Any | None:
         if "was not found" in str(error):
             return None
         raise
-
-
-def _found(query: Any, table: Any, where: str | None) -> list[dict[str, Any]]:
-    try:
-        return (query.where(where, prefilter=True) if where else query).to_list()
-    except ValueError as error:
-        if where is None:
-            raise
-        raise UserError(f"cannot search table '{table.name}' where {where}: {_first_line(error)}") from error
-
-
-def _columns(table: Any, with_vectors: bool) -> list[str]:
-    return [name for name in table.schema.names if with_vectors or name != "vector"]
-
-
-def _has_fulltext(table: Any, column: str) -> bool:
-    return any(index.index_type == "FTS" and index.columns == [column] for index in table.list_indices())
-
-
-def _unindexed_rows(table: Any, column: str) -> int:
-    name = next(index.name for index in table.list_indices() if index.columns == [column])
-    return table.index_stats(name).num_unindexed_rows
 
 
 def _check_same_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:

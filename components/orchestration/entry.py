@@ -232,7 +232,7 @@ def _with_registered_models(config: ConfigT, storage: Path) -> ConfigT:
     so its reference stays, with today's version in it.
     """
     from components.orchestration.ledger import put, references
-    from components.tracking.run import pin_registered, registered_source
+    from components.tracking.registry import pin_registered, registered_source
 
     values = config.model_dump()
     for dotted, kind, value in references(config):

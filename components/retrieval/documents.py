@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from components.data import store
+from components.data import search, store
 from components.data.records import content_hash
 from components.retrieval import facts
 from components.retrieval.fusion import reciprocal_rank_fusion
@@ -40,7 +40,7 @@ def build(index_ref: str) -> str:
     passages = store.read_arrow(index, columns=[*_SHARED, "start", "text", "n_tokens", "vector"], require=True)
     rows = [document(of_one, vectors_nd) for of_one, vectors_nd in _by_document(passages)]
     ref = store.overwrite(uri, f"{name}_documents", rows, _schema(len(rows[0]["vector"])))
-    facts.write(index, KIND, {"table": (made := store.create_fulltext(ref, "text")), "documents": len(rows)})
+    facts.write(index, KIND, {"table": (made := search.create_fulltext(ref, "text")), "documents": len(rows)})
     return made
 
 
@@ -73,8 +73,8 @@ def nearest(table: Any, query: str, vector: "np.ndarray", n: int, where: str | N
 
     Documents are ranked by their vectors and by the words of their summaries, fused by rank.
     """
-    by_vector = store.search_vector(table, vector.tolist(), n, where)
-    by_words = store.search_text(table, query, n, where)
+    by_vector = search.search_vector(table, vector.tolist(), n, where)
+    by_words = search.search_text(table, query, n, where)
     rows = {row["document_id"]: row for row in (*by_words, *by_vector)}
     ranked = reciprocal_rank_fusion([[row["document_id"] for row in side] for side in (by_vector, by_words)])
     found = [rows[key] for key, _ in ranked[:n]]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.config import Config, Field, InputPath, ModelRef, TableRef, UserError
-from components.data import store
+from components.data import search, store
 from components.data.records import content_hash
 from components.models import sources
 from components.retrieval import documents, facts, graph
@@ -166,7 +166,7 @@ def index_collection(collection: Collection, embedder: Path, uri: str) -> str:
             for (doc_id, title, text), length, vector in zip(batch, lengths, vectors, strict=True)
         ]
         store.write(uri, "passages", rows, schema=passage_schema(vectors.shape[1]), key="passage_id")
-    return store.create_fulltext(store.make_ref(uri, "passages"), "text")
+    return search.create_fulltext(store.make_ref(uri, "passages"), "text")
 
 
 def page(compared: Compared, questions: int, index: str) -> str:

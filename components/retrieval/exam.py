@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.config import Config, Field, UserError
-from components.data import store
+from components.data import search, store
 from components.data.contexts import QuestionConfig
 from components.data.questions import COLUMNS, make_questions
 from components.retrieval import abstain, facts
@@ -77,7 +77,7 @@ def questions_from(index_ref: str, n: int, seed: int) -> dict[str, Asked]:
     return {str(number): one for number, one in enumerate(once[:n])}
 
 
-def index_for(passages: int) -> store.VectorIndex | None:
+def index_for(passages: int) -> search.VectorIndex | None:
     """Return the kind of vector index for so many passages; None: exact search is quick enough."""
     if passages < _EXACT_BELOW:
         return None
@@ -97,8 +97,8 @@ def against_exact(table: Any, vectors: Sequence[Sequence[float]], k: int) -> flo
     """Return the share of the ``k`` nearest passages by exact search that the table's vector index finds, too."""
     shares = []
     for vector in vectors:
-        exact = {row["passage_id"] for row in store.search_vector(table, vector, k)}
-        found = {row["passage_id"] for row in store.search_vector(table, vector, k, approximate=True)}
+        exact = {row["passage_id"] for row in search.search_vector(table, vector, k)}
+        found = {row["passage_id"] for row in search.search_vector(table, vector, k, approximate=True)}
         shares.append(len(exact & found) / max(len(exact), 1))
     return sum(shares) / len(shares)
 
@@ -121,7 +121,7 @@ def sit(
     ways = config.modes or usual_modes()
     compared = compare(retriever, ways, texts, grades, config.k, by="passage_id", rerankers=rerankers, seed=seed)
     table = store.open_table(retriever.index)
-    kind = store.vector_index(table)
+    kind = search.vector_index(table)
     recall = against_exact(table, [retriever.embed_query(text) for text in texts.values()], config.k) if kind else 1.0
     best = compared.configs[compared.chosen]
     chosen = retriever.with_config(best, rerankers.get(best.rerank or ""))

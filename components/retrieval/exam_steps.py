@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.data import store
+from components.data import search, store
 from components.retrieval import documents, exam, facts, graph
 from components.retrieval.compare import Compared, usual_modes
 from components.retrieval.measure import Figures
@@ -28,9 +28,9 @@ def prepare(ref: str, kind: str, with_documents: bool, with_graph: bool) -> tupl
     wanted: Any = exam.index_for(passages) if kind == "auto" else None if kind == "none" else kind
     uri, name, version = store.parse_ref(index)
     is_latest = version == store.open_table(store.make_ref(uri, name)).version
-    if wanted and is_latest and store.vector_index(index) is None:
+    if wanted and is_latest and search.vector_index(index) is None:
         seen_by_readers = store.tagged(index, store.COMPLETE) == index
-        index = store.create_vector_index(index, exam.cells_for(passages), wanted)
+        index = search.create_vector_index(index, exam.cells_for(passages), wanted)
         if seen_by_readers:
             store.move_tag(index, store.COMPLETE)
     modes = usual_modes()

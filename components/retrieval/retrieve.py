@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.config import UserError
-from components.data import store
+from components.data import search, store
 from components.models import sources
 from components.retrieval import documents, graph
 from components.retrieval.diversify import maximal_marginal_relevance
@@ -140,7 +140,7 @@ class Retriever:
     def _prepare(self, config: RetrieveConfig, reranker: "Reranker | None") -> None:
         """Open what a config's stages need."""
         if config.asks_words():
-            store.require_fulltext(self._table, "text")
+            search.require_fulltext(self._table, "text")
         if config.rerank and reranker is None:
             raise UserError(f"the reranker {config.rerank} is not loaded: open the retriever with open_retriever")
         self._reranker = reranker
@@ -190,12 +190,12 @@ class Retriever:
         assert self._embedder is not None and probe.meaning is not None
         embed: Callable[[str], Any] = self._embedder.query
         vector = self._embedder.documents([probe.meaning])[0] if probe.as_document else embed(probe.meaning)
-        return store.search_vector(
+        return search.search_vector(
             self._table, vector.tolist(), n, where, approximate=True, with_vectors=self.config.novelty > 0
         )
 
     def _text(self, words: str, n: int, where: str | None) -> list[dict[str, Any]]:
-        return store.search_text(self._table, words, n, where, with_vectors=self.config.novelty > 0)
+        return search.search_text(self._table, words, n, where, with_vectors=self.config.novelty > 0)
 
     def _walked(self, query: str, hits: list[Hit], rows: Rows, n: int, where: str | None) -> list[Hit]:
         """Return the hits of a walk over the graph that starts at the query's names and at the best ``hits``."""

@@ -12,7 +12,7 @@ from components.models.adapter_base import Carrier, check_served
 from components.models.folder import digest
 from components.serving.adapters import Adapter, Shelf, split
 from components.serving.settings import AdapterOptions, ServedName
-from components.tracking.run import pin_registered, registered_parts, registered_tags, resolve_registered
+from components.tracking.registry import pin_registered, registered_parts, registered_tags, resolve_registered
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""The one door to MLflow: runs, their metrics and artefacts, and the model registry."""
+"""MLflow runs, their metrics and artefacts; what is done already is what they say (registry.py has the models)."""
 
 import contextlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +45,7 @@ class RunHandle:
 
         now_ms = int(time.time() * 1000)
         points = [Metric(name, float(value), now_ms, step or 0) for name, value in metrics.items()]
-        _client(self.tracking_uri).log_batch(self.run_id, metrics=points)
+        client_of(self.tracking_uri).log_batch(self.run_id, metrics=points)
 
 
 @dataclass(frozen=True)
@@ -103,30 +102,9 @@ class Run:
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", role)])]
         self._client.log_inputs(self.id, inputs)
 
-    def register_model(self, name: str, folder: Path, alias: str, tags: Mapping[str, str]) -> str:
-        """Register ``folder`` as a new version of the model ``name``, move ``alias`` to it, return the version.
-
-        A folder that is registered already keeps its version: registering is idempotent.
-        """
-        client = self._client
-        from mlflow.exceptions import MlflowException
-
-        with contextlib.suppress(MlflowException):  # it exists already
-            client.create_registered_model(name)
-        source = place.address(self.storage, folder.resolve()) if place.is_remote(self.storage) else ""
-        source = source if place.is_remote(source) else folder.resolve().as_uri()
-        for known in client.search_model_versions(f"name = '{name}'"):
-            if known.source == source:
-                version = str(known.version)
-                break
-        else:
-            version = str(client.create_model_version(name, source, self.id, dict(tags)).version)
-        client.set_registered_model_alias(name, alias, version)
-        return version
-
     @property
     def _client(self) -> "MlflowClient":
-        return _client(self.tracking_uri)
+        return client_of(self.tracking_uri)
 
 
 def check_tracking(storage: str) -> None:
@@ -191,7 +169,7 @@ def open_run(
         address: the storage that ``storage`` is the working copy of, where it is in an object store.
     """
     uri = tracking_uri(storage)
-    client = _client(uri)
+    client = client_of(uri)
     interrupted = _search(storage, experiment, key, "!= 'REOPENED'" if reopen else "!= 'FINISHED'")
     tags = {_KEY: key, _WORKFLOW: workflow, **facts}
     if parent := parent or os.environ.get(PARENT_VARIABLE):
@@ -221,7 +199,7 @@ def finish_run(run: Run, result: Result, seconds: float) -> None:
     """Record the result, which makes the step count as done, as the last thing that a run does."""
     text = json.dumps({"outputs": result.outputs, "metrics": result.metrics})
     assert len(text) < _TAG_LIMIT, f"{run.workflow}'s result is too large to be recorded: {len(text)} characters"
-    client = _client(run.tracking_uri)
+    client = client_of(run.tracking_uri)
     known = client.get_run(run.id).data.metrics
     curves = {name for name in result.metrics if name in known and _is_curve(client, run.id, name)}
     if single := {name: value for name, value in result.metrics.items() if name not in curves}:
@@ -239,9 +217,9 @@ def log_params(run: Run, params: Mapping[str, Any]) -> None:
     """Record a configuration's leaves as parameters; a resumed run has the same ones already."""
     from mlflow.entities import Param
 
-    known = _client(run.tracking_uri).get_run(run.id).data.params
+    known = client_of(run.tracking_uri).get_run(run.id).data.params
     fresh = [Param(name, str(value)[:6000]) for name, value in params.items() if name not in known]
-    _client(run.tracking_uri).log_batch(run.id, params=fresh)
+    client_of(run.tracking_uri).log_batch(run.id, params=fresh)
 
 
 def describe_run(storage: Path, run_id: str) -> dict[str, Any]:
@@ -253,7 +231,7 @@ def describe_run(storage: Path, run_id: str) -> dict[str, Any]:
     from mlflow.exceptions import MlflowException
 
     try:
-        found = _client(tracking_uri(storage)).get_run(run_id)
+        found = client_of(tracking_uri(storage)).get_run(run_id)
     except MlflowException as error:
         raise UserError(f"there is no MLflow run {run_id} in {tracking_uri(storage)}") from error
     tags, status = found.data.tags, found.info.status
@@ -267,102 +245,13 @@ def describe_run(storage: Path, run_id: str) -> dict[str, Any]:
 
 def read_curves(storage: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
     """Return metric name → [(step, value)] in order of step, for metrics that were logged more than once."""
-    client = _client(tracking_uri(storage))
+    client = client_of(tracking_uri(storage))
     curves = {}
     for name in client.get_run(run_id).data.metrics:
         points = sorted({(point.step, point.value) for point in client.get_metric_history(run_id, name)})
         if len(points) > 1:
             curves[name] = points
     return curves
-
-
-def registered_source(storage: Path, reference: str) -> str:
-    """Return what is behind a ``models:/`` or ``runs:/`` reference: an address in an object store, or a local folder.
-
-    Raises:
-        UserError: as ``resolve_registered``.
-    """
-    from mlflow.exceptions import MlflowException
-
-    if reference.startswith("models:/"):
-        uri = tracking_uri(storage)
-        try:
-            source = str(_registered(uri, reference).source)
-        except MlflowException as error:
-            raise UserError(f"{reference} is not in the MLflow store {uri}: {error.message}") from error
-        if place.is_remote(source):
-            return source
-    return resolve_registered(storage, reference)
-
-
-def resolve_registered(storage: Path, reference: str) -> str:
-    """Return the local folder behind ``models:/name@alias``, ``models:/name/version`` or ``runs:/id/path``.
-
-    In ``models:/name/version@alias``, as `pin_registered` writes it, the version counts.
-
-    Raises:
-        UserError: no such model, alias, version or run.
-    """
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-
-    uri = tracking_uri(storage)
-    try:
-        if not reference.startswith("models:/"):
-            return download_artifacts(artifact_uri=reference, tracking_uri=uri)
-        version = _registered(uri, reference)
-        assert version.source is not None, f"{reference} was registered without a source"
-        if version.source.startswith("file://"):
-            return version.source.removeprefix("file://")
-        if place.is_remote(version.source):
-            kept = storage / "fetched" / f"{registered_parts(reference)[0]}-{version.version}"
-            return str(place.download(version.source, kept))
-        return download_artifacts(artifact_uri=version.source, tracking_uri=uri, dst_path=tempfile.mkdtemp())
-    except MlflowException as error:
-        raise UserError(f"{reference} is not in the MLflow store {uri}: {error.message}") from error
-
-
-def pin_registered(storage: Path, reference: str) -> str:
-    """Return ``models:/name@alias`` with the version that the alias has now: ``models:/name/3@alias``.
-
-    Any other reference says already what it means, and comes back as it is.
-
-    Raises:
-        UserError: no such model or alias.
-    """
-    from mlflow.exceptions import MlflowException
-
-    name, number, alias = registered_parts(reference)
-    if not name or number or not alias:
-        return reference
-    uri = tracking_uri(storage)
-    try:
-        return f"models:/{name}/{_registered(uri, reference).version}@{alias}"
-    except MlflowException as error:
-        raise UserError(f"{reference} is not in the MLflow store {uri}: {error.message}") from error
-
-
-def registered_parts(reference: str) -> tuple[str, str, str]:
-    """Return (name, version, alias) of a ``models:/`` reference, empty where it does not say, as no other does."""
-    if not reference.startswith("models:/"):
-        return "", "", ""
-    named, _, alias = reference.removeprefix("models:/").partition("@")
-    name, _, number = named.partition("/")
-    return name, number, alias
-
-
-def registered_tags(storage: Path, reference: str) -> dict[str, str]:
-    """Return the tags of a ``models:/`` reference's version, as `Run.register_model` wrote them; of others none."""
-    if not registered_parts(reference)[0]:
-        return {}
-    return dict(_registered(tracking_uri(storage), reference).tags)
-
-
-def _registered(uri: str, reference: str) -> Any:
-    """Return MLflow's entry of a ``models:/`` reference."""
-    name, number, alias = registered_parts(reference)
-    client = _client(uri)
-    return client.get_model_version(name, number) if number else client.get_model_version_by_alias(name, alias)
 
 
 def _paths(value: Any) -> Iterator[str]:
@@ -379,7 +268,7 @@ def _is_there(path: str) -> bool:
 
 def _search(storage: Path, experiment: str, key: str, status: str) -> list[Any]:
     """Return the runs of a step key whose status meets the condition ``status``, newest first."""
-    client = _client(tracking_uri(storage))
+    client = client_of(tracking_uri(storage))
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return []
@@ -404,7 +293,8 @@ def _experiment_id(client: "MlflowClient", storage: Path, experiment: str) -> st
         return found.experiment_id
 
 
-def _client(uri: str) -> "MlflowClient":
+def client_of(uri: str) -> "MlflowClient":
+    """Return the client of an MLflow store."""
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)

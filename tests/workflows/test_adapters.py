@@ -72,7 +72,8 @@ def test_it_is_registered_with_its_bases_digest_and_on_no_other(
     qlora: dict[str, Any], storage: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     from components.models.folder import digest
-    from components.tracking.run import _client, resolve_registered, tracking_uri
+    from components.tracking.registry import resolve_registered
+    from components.tracking.run import client_of, tracking_uri
 
     place = (f"storage={storage}", f"adapter={qlora['outputs']['adapter']}", f"model={tiny_model_dir}")
     code, line, errors = warm.ask("promote", *place, "name=cites", "alias=best")
@@ -80,7 +81,7 @@ def test_it_is_registered_with_its_bases_digest_and_on_no_other(
     assert (
         line["outputs"]["adapter"] == qlora["outputs"]["adapter"] == resolve_registered(storage, "models:/cites@best")
     )
-    tags = _client(tracking_uri(storage)).get_model_version_by_alias("cites", "best").tags
+    tags = client_of(tracking_uri(storage)).get_model_version_by_alias("cites", "best").tags
     assert tags["base_digest"] == digest(tiny_model_dir) and tags["base"] == str(tiny_model_dir)
     assert (tags["adapter"], tags["base_quantization"]) == ("qlora", "nf4") and len(tags["lineage_id"]) == 64
     code, line, _ = warm.ask("promote", *place)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.data import store
+from components.data import search
 from components.tracking.lineage import read_lineage
 from tests.workflows import warm
 
@@ -40,7 +40,7 @@ def test_a_folder_is_indexed_and_indexing_it_again_embeds_nothing(tmp_path: Path
     assert "progress 2/2 parts" in log
     ref = line["outputs"]["index"]
     assert ref.startswith(f"{storage}/lancedb#passages@")
-    assert store.search_text(ref, "eighty degrees", 1)[0]["title"] == "Tea"
+    assert search.search_text(ref, "eighty degrees", 1)[0]["title"] == "Tea"
     page = read_lineage(next((storage / "build_index").iterdir()))
     assert page["facts"]["table"] == ref and page["kind"] == "index"
 

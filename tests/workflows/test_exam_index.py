@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.config import UserError
-from components.data import store
+from components.data import search, store
 from components.data.records import PASSAGE, passage_schema
 from components.models.sources import digest, resolve
 from components.retrieval import exam, facts
@@ -63,7 +63,7 @@ def index(tmp_path: Path, minilm: Path) -> str:
     rows = [row | {"vector": vector} for row, vector in zip(rows, vectors, strict=True)]
     uri = str(tmp_path / "lancedb")
     store.write(uri, "passages", rows, schema=passage_schema(384), key="passage_id")
-    return store.create_fulltext(f"{uri}#passages", "text")
+    return search.create_fulltext(f"{uri}#passages", "text")
 
 
 def test_an_exam_is_kept_with_its_version_and_a_worse_version_does_not_get_the_tag(
@@ -99,7 +99,7 @@ def test_an_exam_is_kept_with_its_version_and_a_worse_version_does_not_get_the_t
     worse = [row | {"vector": vector} for row, vector in zip(rows, noise, strict=True)]
     uri = index.partition("#")[0]
     store.write(uri, "passages", worse, schema=passage_schema(384), key="passage_id")
-    second = store.create_fulltext(f"{uri}#passages", "text")
+    second = search.create_fulltext(f"{uri}#passages", "text")
     only_dense = ExamConfig(**{**settings, "modes": {"dense": {"mode": "dense"}, "again": {"mode": "dense", "k": 4}}})
     with pytest.raises(RuntimeError, match=r"failed its exam.*below the version in use"):
         main(config.model_copy(update={"exam": only_dense}), make_run())

@@ -133,7 +133,7 @@ def _promote(storage: Path, model: str, *arguments: str) -> tuple[int, dict[str,
 
 
 def test_the_alias_moves_to_what_is_served(quantized: dict[str, Any], storage: Path, tiny_model_dir: Path) -> None:
-    from components.tracking.run import resolve_registered
+    from components.tracking.registry import resolve_registered
 
     code, first, errors = _promote(storage, str(tiny_model_dir))
     assert code == 0, errors
@@ -148,7 +148,7 @@ def test_the_alias_moves_to_what_is_served(quantized: dict[str, Any], storage: P
 
 
 def test_a_worse_model_is_not_promoted(quantized: dict[str, Any], storage: Path, tiny_model_dir: Path) -> None:
-    from components.tracking.run import resolve_registered
+    from components.tracking.registry import resolve_registered
 
     _promote(storage, str(tiny_model_dir), "alias=safe")
     scores = ("candidate={score: 0.78}", "baseline={score: {mean: 0.82}}")

@@ -35,7 +35,8 @@ ADMIN = {"authorization": "Bearer the admin's"}
 def storage(mlflow_storage):
     """A storage folder with an index of three passages, made as build_index makes it."""
     from components.data.records import passage_schema
-    from components.data.store import create_fulltext, write
+    from components.data.search import create_fulltext
+    from components.data.store import write
     from components.models.sources import digest, resolve
     from components.retrieval.embed import Embedder
 
@@ -88,10 +89,11 @@ def tuned(tmp_path_factory, tiny_model_dir):
 def url(ray_cluster, tiny_model_dir, storage, index, tuned):
     """The address of the server, which is shut down after the last test; the first adapter is registered."""
     from components.serving.app import make_plan, serving
+    from components.tracking.registry import register_model
     from components.tracking.run import open_run
 
     with open_run(storage, "tests", "promote", "tuned", {}) as run:
-        run.register_model("tuned", tuned[0], "champion", {})
+        register_model(run, "tuned", tuned[0], "champion", {})
     engine = EngineOptions(
         max_model_len=1024,
         max_sequences=2,

@@ -10,7 +10,7 @@ from components import storage
 from components.config import UserError, load
 from components.data import store
 from components.orchestration.entry import absolute, execute, here, prepared
-from components.tracking.run import registered_source, resolve_registered
+from components.tracking.registry import registered_source, resolve_registered
 from tests.object_store import mlflow_server, s3_server
 from workflows import build_labels, promote, report
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.data import store
+from components.data import search, store
 from components.data.records import content_hash
 from components.progress import progress
 
@@ -93,10 +93,10 @@ def nearest(
             rows = _table({"place": pa.array(range(start, start + len(part_ND)), pa.int64())}, part_ND)
             ref = store.write(folder, "stored", rows, schema=rows.schema, key=None)
         if stored_N >= exact_below:
-            ref = store.create_vector_index(ref, cells=int(stored_N**0.5))
+            ref = search.create_vector_index(ref, cells=int(stored_N**0.5))
         table = store.open_table(ref)
         for start in range(0, queries_N, _QUERIES_PER_BATCH):
-            found = store.search_vectors(table, queries_ND[start : start + _QUERIES_PER_BATCH], count)
+            found = search.search_vectors(table, queries_ND[start : start + _QUERIES_PER_BATCH], count)
             columns = (found.column(name).to_pylist() for name in ("query", "place", "score"))
             for query, place, score in zip(*columns, strict=True):
                 yield start + query, place, score

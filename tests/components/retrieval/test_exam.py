@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.config import UserError
-from components.data import store
+from components.data import search, store
 from components.data.records import PASSAGE, passage_schema
 from components.retrieval import exam, facts
 from components.retrieval.exam import Asked, ExamConfig
@@ -30,7 +30,7 @@ def _index(uri: str, n: int, table: str = "passages") -> str:
         own = {"text": text, "group": subject, "start": 0, "end": len(text), "n_tokens": 20}
         rows.append(shared | own | {"vector": rng.normal(size=DIMENSION)})
     store.write(uri, table, rows, schema=passage_schema(DIMENSION), key="passage_id")
-    return store.create_fulltext(f"{uri}#{table}", "text")
+    return search.create_fulltext(f"{uri}#{table}", "text")
 
 
 def _word(number: int) -> str:
@@ -61,12 +61,12 @@ def test_an_index_is_measured_against_exact_search(tmp_path: Path) -> None:
     """Random vectors have no cells: of 64, the 16 that are searched hold about a quarter, and more than none."""
     ref = _index(str(tmp_path), 1500)
     vectors = np.random.default_rng(1).normal(size=(12, DIMENSION)).tolist()
-    assert store.vector_index(ref) is None
+    assert search.vector_index(ref) is None
     assert exam.against_exact(store.open_table(ref), vectors, 10) == 1.0
-    indexed = store.create_vector_index(ref, 64, "ivf_sq")
-    assert "SQ" in str(store.vector_index(indexed)).upper()
+    indexed = search.create_vector_index(ref, 64, "ivf_sq")
+    assert "SQ" in str(search.vector_index(indexed)).upper()
     poor = exam.against_exact(store.open_table(indexed), vectors, 10)
-    whole = exam.against_exact(store.open_table(store.create_vector_index(ref, 4, "ivf_sq")), vectors, 10)
+    whole = exam.against_exact(store.open_table(search.create_vector_index(ref, 4, "ivf_sq")), vectors, 10)
     assert 0.3 < poor < 0.98 < whole
 
 

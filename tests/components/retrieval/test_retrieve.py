@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from components.config import UserError
-from components.data import store
+from components.data import search, store
 from components.data.records import PASSAGE, passage_schema
 from components.models.sources import digest
 from components.retrieval.embed import Embedder
@@ -33,7 +33,7 @@ def index(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> str:
         for (name, text), vector in zip(TEXTS.items(), vectors, strict=True)
     ]
     store.write(uri, "passages", rows, schema=passage_schema(384), key="passage_id")
-    return store.create_fulltext(f"{uri}#passages", "text")
+    return search.create_fulltext(f"{uri}#passages", "text")
 
 
 @pytest.fixture(scope="module")

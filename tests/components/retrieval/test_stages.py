@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.config import UserError
-from components.data import store
+from components.data import search, store
 from components.data.records import PASSAGE, passage_schema
 from components.models.sources import digest
 from components.retrieval import documents, facts, graph
@@ -41,7 +41,7 @@ def index(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> str:
     rows = [row | {"vector": vector} for row, vector in zip(rows, vectors, strict=True)]
     uri = str(tmp_path_factory.mktemp("db"))
     store.write(uri, "passages", rows, schema=passage_schema(384), key="passage_id")
-    made = store.create_fulltext(f"{uri}#passages", "text")
+    made = search.create_fulltext(f"{uri}#passages", "text")
     documents.build(made)
     graph.build(made)
     return made
@@ -175,7 +175,7 @@ def test_what_a_stage_lacks_is_said(hybrid: Retriever, minilm: Path, tmp_path: P
         Reranker(tmp_path)
     row = store.read(hybrid.index)[0]
     bare = store.write(str(tmp_path), "bare", [row], schema=passage_schema(384), key="passage_id")
-    store.create_fulltext(bare, "text")
+    search.create_fulltext(bare, "text")
     for mode, what in (("hierarchical", "no document vectors"), ("graph", "no graph of names")):
         with pytest.raises(UserError, match=what):
             Retriever(bare.partition("@")[0], minilm, RetrieveConfig(mode=mode))

@@ -14,6 +14,7 @@ from components.serving.adapters import Adapter, Conflict, Shelf, Unknown
 from components.serving.edge import key_digest
 from components.serving.settings import AdapterOptions, ServedName
 from components.tracking.lineage import write_lineage
+from components.tracking.registry import register_model
 
 BASE = "b" * 64
 CARRIER = Carrier(BASE, max_rank=16)
@@ -184,7 +185,7 @@ def test_how_a_model_was_quantized_is_read_from_its_lineage(tmp_path, make_run):
 
 def test_a_registered_adapter_is_called_as_in_the_registry_and_copied(adapter_folder, mlflow_storage, make_run):
     folder, run, place = adapter_folder("a"), make_run(), (CARRIER, mlflow_storage)
-    run.register_model("support-a", folder, "champion", {})
+    register_model(run, "support-a", folder, "champion", {})
     adapter, alias = fetch("models:/support-a@champion", *place)
     assert (adapter.address, alias, adapter.source) == (
         "support-a@1",
@@ -197,7 +198,7 @@ def test_a_registered_adapter_is_called_as_in_the_registry_and_copied(adapter_fo
     assert digest(adapter.folder) == adapter.digest  # what is served does not change with the folder
     again, _ = fetch(str(folder), *place, "support-a")
     assert again.version == digest(folder)[:12] and again.folder != adapter.folder
-    run.register_model("support-d", folder, "champion", {"digest": adapter.digest})
+    register_model(run, "support-d", folder, "champion", {"digest": adapter.digest})
     with pytest.raises(UserError, match="are not those that were registered"):
         fetch("models:/support-d@champion", *place)
     with pytest.raises(UserError, match="is not in the MLflow store"):
@@ -207,7 +208,7 @@ def test_a_registered_adapter_is_called_as_in_the_registry_and_copied(adapter_fo
 
 
 def test_declared_names_keep_to_their_alias(adapter_folder, mlflow_storage, make_run):
-    make_run().register_model("support-b", adapter_folder("b"), "champion", {})
+    register_model(make_run(), "support-b", adapter_folder("b"), "champion", {})
     names = (
         ServedName(name="plain"),
         ServedName(name="help", adapter="models:/support-b@champion"),
@@ -304,7 +305,7 @@ def test_a_registrys_alias_comes_with_the_version(swapping, adapter_folder, make
     client, _, _ = swapping()
     run = make_run()
     for weights in ("one", "two"):
-        run.register_model("support-c", adapter_folder(weights, weights), "champion", {})
+        register_model(run, "support-c", adapter_folder(weights, weights), "champion", {})
         assert call(client, "POST", "/v1/adapters", {"source": "models:/support-c@champion"}).status_code == 200
     assert call(client, "GET", "/v1/adapters").json()["aliases"] == {"support-c@champion": "support-c@2"}
 

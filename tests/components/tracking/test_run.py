@@ -6,16 +6,8 @@ from pathlib import Path
 import pytest
 
 from components.config import UserError
-from components.tracking.run import (
-    Result,
-    describe_run,
-    find_result,
-    finish_run,
-    open_run,
-    pin_registered,
-    read_curves,
-    resolve_registered,
-)
+from components.tracking.registry import pin_registered, register_model, resolve_registered
+from components.tracking.run import Result, describe_run, find_result, finish_run, open_run, read_curves
 
 
 def _open(storage: Path, key: str, **options):
@@ -88,15 +80,15 @@ def test_registering_is_idempotent_and_an_alias_moves(make_run, mlflow_storage: 
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-    assert run.register_model(name, folders[0], "champion", {"a": "b"}) == "1"
-    assert run.register_model(name, folders[0], "champion", {}) == "1"
+    assert register_model(run, name, folders[0], "champion", {"a": "b"}) == "1"
+    assert register_model(run, name, folders[0], "champion", {}) == "1"
     assert resolve_registered(mlflow_storage, f"models:/{name}@champion") == str(folders[0])
-    assert run.register_model(name, folders[1], "champion", {}) == "2"
+    assert register_model(run, name, folders[1], "champion", {}) == "2"
     assert resolve_registered(mlflow_storage, f"models:/{name}@champion") == str(folders[1])
     assert resolve_registered(mlflow_storage, f"models:/{name}/1") == str(folders[0])
     pinned = pin_registered(mlflow_storage, f"models:/{name}@champion")
     assert pinned == f"models:/{name}/2@champion" and pin_registered(mlflow_storage, pinned) == pinned
-    run.register_model(name, folders[0], "champion", {})
+    register_model(run, name, folders[0], "champion", {})
     assert resolve_registered(mlflow_storage, pinned) == str(folders[1])
     for other in (f"models:/{name}/1", "/a/folder@x", "runs:/id/adapter"):
         assert pin_registered(mlflow_storage, other) == other

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data import store
+from components.data import search, store
 from components.data.curation.vectors import Embedding, embed_texts, nearest
 
 
@@ -84,9 +84,9 @@ def test_many_vectors_at_once_find_what_each_finds_alone(tmp_path: Path) -> None
     ref = store.write(str(tmp_path), "t", rows, schema=schema, key="id")
     table = store.open_table(ref)
     for some in (matrix[:1], matrix[:7]):
-        together = store.search_vectors(table, some, 3).to_pylist()
+        together = search.search_vectors(table, some, 3).to_pylist()
         for query, vector in enumerate(some):
-            alone = store.search_vector(table, vector.tolist(), 3)
+            alone = search.search_vector(table, vector.tolist(), 3)
             own = [row for row in together if row["query"] == query]
             assert [row["id"] for row in own] == [row["id"] for row in alone]
             assert [row["score"] for row in own] == pytest.approx([row["score"] for row in alone], abs=1e-5)

@@ -1,12 +1,10 @@
-"""Runs in a real MLflow store: the ledger, resuming, curves, datasets, the registry."""
+"""Runs in a real MLflow store: the ledger, resuming, curves, datasets."""
 
 import uuid
 from pathlib import Path
 
 import pytest
 
-from components.config import UserError
-from components.tracking.registry import pin_registered, register_model, resolve_registered
 from components.tracking.run import Result, describe_run, find_result, finish_run, open_run, read_curves
 
 
@@ -73,32 +71,6 @@ def test_a_dataset_carries_its_table_version(make_run) -> None:
     inputs = run._client.get_run(run.id).inputs.dataset_inputs
     assert [(item.dataset.name, item.dataset.digest) for item in inputs] == [("preferences", "v7")]
     assert "/db#preferences@7" in inputs[0].dataset.source
-
-
-def test_registering_is_idempotent_and_an_alias_moves(make_run, mlflow_storage: Path, tmp_path: Path) -> None:
-    run, name = make_run(), f"model-{uuid.uuid4().hex[:8]}"
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for folder in folders:
-        folder.mkdir()
-    assert register_model(run, name, folders[0], "champion", {"a": "b"}) == "1"
-    assert register_model(run, name, folders[0], "champion", {}) == "1"
-    assert resolve_registered(mlflow_storage, f"models:/{name}@champion") == str(folders[0])
-    assert register_model(run, name, folders[1], "champion", {}) == "2"
-    assert resolve_registered(mlflow_storage, f"models:/{name}@champion") == str(folders[1])
-    assert resolve_registered(mlflow_storage, f"models:/{name}/1") == str(folders[0])
-    pinned = pin_registered(mlflow_storage, f"models:/{name}@champion")
-    assert pinned == f"models:/{name}/2@champion" and pin_registered(mlflow_storage, pinned) == pinned
-    register_model(run, name, folders[0], "champion", {})
-    assert resolve_registered(mlflow_storage, pinned) == str(folders[1])
-    for other in (f"models:/{name}/1", "/a/folder@x", "runs:/id/adapter"):
-        assert pin_registered(mlflow_storage, other) == other
-
-
-def test_an_unknown_registered_model_is_a_users_error(mlflow_storage: Path) -> None:
-    with pytest.raises(UserError, match="models:/none@champion"):
-        resolve_registered(mlflow_storage, "models:/none@champion")
-    with pytest.raises(UserError, match="models:/none@champion"):
-        pin_registered(mlflow_storage, "models:/none@champion")
 
 
 def test_the_end_of_a_curve_does_not_stand_at_its_beginning_too(mlflow_storage: Path) -> None:

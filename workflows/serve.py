@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 from components.config import Field, ModelRef, TableRef, Unkeyed, WorkflowConfig
-from components.serving.settings import EngineOptions, ServedName
+from components.serving.settings import EngineOptions, KeyBudgets, ServedName
 
 if TYPE_CHECKING:
     from components.serving.app import ServingPlan
@@ -23,7 +23,10 @@ class Serve(WorkflowConfig):
         (), description="what /v1/models lists; none: assistant, and with an index assistant-rag and assistant-rag-cot"
     )
     engine: EngineOptions = Field(EngineOptions(), description="how the model is run")
-    keys: str | None = Field(None, description="environment variable with the API keys, comma-separated; none: open")
+    keys: str | None = Field(
+        None, description="environment variable with the API keys, comma-separated, each key or name:key; none: open"
+    )
+    key_budgets: KeyBudgets = Field(KeyBudgets(), description="what each key may spend")
     admin_keys: str | None = Field(None, description="the same for the keys that may change adapters; none: nobody may")
     host: Annotated[str, Unkeyed()] = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every one")
     port: Annotated[int, Unkeyed()] = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
@@ -55,7 +58,7 @@ def make_plan(config: Serve) -> "ServingPlan":
     """Return what the deployments need to know, every reference looked up."""
     from components.serving import app
 
-    shared = ("model", "names", "engine", "index", "embedder", "scorer", "keys", "admin_keys")
+    shared = ("model", "names", "engine", "index", "embedder", "scorer", "keys", "admin_keys", "key_budgets")
     return app.make_plan(storage=config.storage, **{name: getattr(config, name) for name in shared})
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 
-from components.serving.edge import bearer_digest
 from components.serving.errors import ApiError
 from components.serving.hot_swap import HotSwap
+from components.serving.keys import bearer_digest
 from components.serving.requests import AdapterRequest, AliasRequest
 
 

@@ -12,7 +12,8 @@ from components import storage as place
 from components.config import UserError
 from components.serving.address import address, already_serves, free_port, shared_address
 from components.serving.ingress import ServingPlan
-from components.serving.settings import EngineOptions, SearchOptions, ServedName
+from components.serving.keys import check_budgets, key_digest, read_keys
+from components.serving.settings import EngineOptions, KeyBudgets, SearchOptions, ServedName
 
 APPLICATION = "raylign"
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
@@ -29,17 +30,19 @@ def make_plan(
     scorer: str | None = None,
     keys: str | None = None,
     admin_keys: str | None = None,
+    key_budgets: KeyBudgets | None = None,
 ) -> ServingPlan:
     """Return the plan for these references, each of them looked up and checked; nothing is started.
 
     Args:
         scorer: the reward model that strategies score answers with.
-        keys: name of the environment variable that holds the API keys, separated by commas.
+        keys: name of the environment variable that holds the API keys, as ``keys.read_keys`` reads them.
         admin_keys: the same for the keys that may change adapters.
 
     Raises:
         UserError: a name is given twice, searches without an index, or has a strategy or an option that is
-            not there; the model, an adapter, the index or the keys are missing, or an adapter is not for the model.
+            not there; the model, an adapter, the index or the keys are missing, an adapter is not for the model,
+            or a budget is for no key.
     """
     from components.data.store import pin
     from components.models.sources import digest, resolve
@@ -50,8 +53,10 @@ def make_plan(
     from components.serving.strategy_files import with_digests
 
     names = _prepared(names, engine, index, embedder, scorer)
-    digests = key_digests(keys)
-    admins = key_digests(admin_keys, "admin_keys")
+    users, admins = read_keys(keys), read_keys(admin_keys, "admin_keys")
+    key_names = {key_digest(key): name for key, name in (users | admins if users else {}).items()}
+    budgets = key_budgets or KeyBudgets()
+    check_budgets(budgets, key_names.values())
     home = place.folder(str(storage))
     cache = home / "cache"
     folder = resolve(model, cache)
@@ -83,8 +88,10 @@ def make_plan(
         index=pinned,
         embedder=str(embedder_folder) if embedder_folder else None,
         scorer=str(scorer_folder) if scorer_folder else None,
-        key_digests=digests,
-        admin_digests=admins,
+        key_digests=tuple(map(key_digest, users)),
+        admin_digests=tuple(map(key_digest, admins)),
+        key_names=key_names,
+        key_budgets=budgets,
         lineage=pages,
         plain_lineage=plain,
         storage=str(home),
@@ -149,30 +156,9 @@ def check_names(
         check_strategy(name, has)
 
 
-def key_digests(keys: str | None, key: str = "keys") -> tuple[str, ...]:
-    """Return the digests of the API keys in the environment variable ``keys``; none where no keys are asked for.
-
-    Args:
-        key: of the configuration, for the message.
-    """
-    from components.serving.edge import key_digest
-
-    if keys is None:
-        return ()
-    found = [key.strip() for key in os.environ.get(keys, "").split(",") if key.strip()]
-    if not found:
-        raise UserError(f"'{key}' names the environment variable {keys}, which is not set: put the API keys into it")
-    return tuple(key_digest(key) for key in found)
-
-
 def build(plan: ServingPlan) -> Any:
     """Return the Serve application of a plan; needs a connection to Ray, whose GPUs it looks for."""
     import ray
-    from ray import serve
-
-    from components.serving.ingress import Ingress
-    from components.serving.scoring import ScoreServer
-    from components.serving.search import SearchServer
 
     resources = ray.cluster_resources()
     on_gpu = resources.get("GPU", 0) >= 1 if plan.engine.gpu is None else plan.engine.gpu
@@ -182,31 +168,37 @@ def build(plan: ServingPlan) -> Any:
 
         adapters = [adapter.for_engine() for adapter in plan.adapters]
         engine = engine_deployment(Path(plan.model), plan.engine, adapters, on_gpu=on_gpu)
-    search = None
+    return around(plan, engine)
+
+
+def around(plan: ServingPlan, engine: Any, ingresses: int = 1) -> Any:
+    """Return the Serve application of a plan over its engine's deployment, with so many replicas of the ingress."""
+    from ray import serve
+
+    from components.serving.ingress import Ingress
+    from components.serving.key_budgets import Ledger
+    from components.serving.scoring import ScoreServer
+    from components.serving.search import SearchServer
+
+    search = scorer = ledger = None
     if plan.embedder:
-        beside = {"num_cpus": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}}}
-        deployment: Any = serve.deployment(
-            SearchServer,
-            name="search",
-            max_ongoing_requests=16,
-            ray_actor_options=beside,
-            logging_config=QUIET,
-        )
+        quiet = {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}}}
+        deployment = _deployment(SearchServer, "search", 16, **quiet)
         search = deployment.bind(plan.index, plan.embedder, str(Path(plan.storage) / "cache"))
-    scorer = None
     if plan.scorer:
-        judge: Any = serve.deployment(
-            ScoreServer, name="scorer", max_ongoing_requests=4, ray_actor_options={"num_cpus": 0}, logging_config=QUIET
-        )
-        scorer = judge.bind(plan.scorer, plan.model)
-    ingress: Any = serve.deployment(
-        serve.ingress()(Ingress),
-        name="ingress",
-        max_ongoing_requests=1000,
-        ray_actor_options={"num_cpus": 0},
-        logging_config=QUIET,
-    )
-    return ingress.bind(plan, engine, search, scorer)
+        scorer = _deployment(ScoreServer, "scorer", 4).bind(plan.scorer, plan.model)
+    if plan.key_budgets.limited():  # one replica, as it is what all others agree by; Serve soon sees when it dies
+        ledger = _deployment(Ledger, "ledger", 1000).options(health_check_period_s=1).bind(plan.key_budgets)
+    ingress = _deployment(serve.ingress()(Ingress), "ingress", 1000).options(num_replicas=ingresses)
+    return ingress.bind(plan, engine, search, scorer, ledger)
+
+
+def _deployment(what: Any, name: str, at_once: int, **actor_options: Any) -> Any:
+    """Return a deployment beside the engine, for which no CPU is reserved."""
+    from ray import serve
+
+    options = {"ray_actor_options": {"num_cpus": 0, **actor_options}, "logging_config": QUIET}
+    return serve.deployment(what, name=name, max_ongoing_requests=at_once, **options)
 
 
 def check_fits(plan: ServingPlan, resources: Mapping[str, float], on_gpu: bool) -> None:

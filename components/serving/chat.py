@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from components.data.grounding import abstains
-from components.reasoning.budget import Budget
+from components.reasoning.budget import KINDS, Budget
 from components.reasoning.events import (
     Found,
     Message,
@@ -31,6 +31,7 @@ from components.serving.answers import Choice, Envelope
 from components.serving.errors import ApiError, from_exception
 from components.serving.feedback import RecentRequests, Served
 from components.serving.generation import Speaker, generator, merged
+from components.serving.key_budgets import NOTHING, Account
 from components.serving.metrics import Metrics
 from components.serving.requests import ChatRequest
 from components.serving.settings import Mode, ServedName
@@ -88,7 +89,7 @@ class ChatService:
             setup.settings.temperature,
             setup.adapter,
             self._retry_after_s,
-            timed=run.budget.limits.seconds is not None and not run.comes_whole(),
+            timed=(run.counted or run.budget.limits.seconds is not None) and not run.comes_whole(),
             left_out=run.left_out(),
         )
         limit, left = request.token_limit() or setup.settings.max_tokens, run.budget.unwritten()
@@ -183,7 +184,17 @@ class ChatRun:
         repairs = setup.settings.search is not None and setup.settings.search.citations == "repair"
         self.choices = [Choice(repairs=repairs) for _ in range(request.n)]
         self.prompt: list[Message] = []
+        self.counted = False  # a key pays for its tokens, also for those of an answer that nobody waits for
         self._service = service
+
+    async def admit(self, account: Account) -> None:
+        """Let the key's account cap this run's budget. Raises ApiError."""
+        limits = self.budget.limits
+        wanted: dict[str, float | None] = {kind: getattr(limits, kind) for kind in KINDS}
+        if self.setup.settings.strategy == "direct":  # one generation for each choice, and nothing besides
+            most = self.request.n * (self.request.token_limit() or self.setup.settings.max_tokens)
+            wanted |= NOTHING | {"tokens": min(most, limits.tokens or most)}
+        self.budget, self.counted = await account.open(limits, wanted), True
 
     def composed(self) -> Kind | None:
         """Return the type of "answer" where the answer is to be {"reasoning", "answer"} and the server makes that."""

@@ -1,41 +1,66 @@
-"""What every HTTP request passes before a route sees it: the key check, and the counters."""
+"""What every HTTP request passes before a route sees it, and last: the key check, the counters, the key's bill."""
 
-import hashlib
 import hmac
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from components.serving.errors import ApiError
+from components.serving.key_budgets import Account
+from components.serving.keys import bearer_digest
 from components.serving.metrics import Metrics
 
+ACCOUNT = "raylign.account"  # where a request's scope has its key's account, if that has a budget
 _KEYED = "/v1/"
 
 
 class Edge:
-    """ASGI middleware that asks for a key under ``/v1/`` (where there are keys) and counts what is answered."""
+    """ASGI middleware that asks for a key under ``/v1/`` (where there are keys) and counts what is answered.
 
-    def __init__(self, app: Any, *, metrics: Metrics, key_digests: Sequence[str], routes: Sequence[str]) -> None:
+    It also settles what a request has taken of its key's budget, as it sees the end of each, whatever that is.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        metrics: Metrics,
+        key_digests: Sequence[str],
+        routes: Sequence[str],
+        account: Callable[[str], Account | None],
+    ) -> None:
+        """Wrap an app.
+
+        Args:
+            account: from a key's digest to a new account of it; none where it has no budget.
+        """
         self._app, self._metrics, self._key_digests = app, metrics, key_digests
-        self._routes = set(routes)
+        self._routes, self._account = set(routes), account
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Answer one request; everything but HTTP is passed on."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         status, began = 499, time.perf_counter()  # 499: the client left before there was a status
+        digest = self._allowed(scope)
+        account = scope[ACCOUNT] = self._account(digest) if digest else None
 
         async def counted(message: dict[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if account is not None:
+                    told = [(name.encode(), value.encode()) for name, value in account.headers.items()]
+                    message = {**message, "headers": [*message.get("headers", ()), *told]}
+            elif account is not None and message["type"] == "http.response.body" and not message.get("more_body"):
+                await account.settle(status)  # before the client can send its next request
             await send(message)
 
         endpoint = scope["path"] if scope["path"] in self._routes else "other"
         self._metrics.in_flight.inc()
         try:
-            if scope["path"].startswith(_KEYED) and not self._is_allowed(scope):
+            if digest is None:
                 await _refuse(counted)
             else:
                 await self._app(scope, receive, counted)
@@ -43,22 +68,15 @@ class Edge:
             self._metrics.in_flight.dec()
             self._metrics.requests.labels(endpoint, str(status)).inc()
             self._metrics.latency.labels(endpoint).observe(time.perf_counter() - began)
+            if account is not None:
+                await account.settle(status)
 
-    def _is_allowed(self, scope: dict[str, Any]) -> bool:
-        if not self._key_digests:
-            return True
+    def _allowed(self, scope: dict[str, Any]) -> str | None:
+        """Return the digest of the request's key, empty where none is asked for; None where it must not pass."""
+        if not self._key_digests or not scope["path"].startswith(_KEYED):
+            return ""
         digest = bearer_digest(dict(scope["headers"]).get(b"authorization", b"").decode("latin-1"))
-        return any(hmac.compare_digest(digest, known) for known in self._key_digests)
-
-
-def key_digest(key: str) -> str:
-    """Return the SHA-256 under which a key is kept: the key itself stays with whoever started the server."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def bearer_digest(authorization: str) -> str:
-    """Return the digest of the key in an ``Authorization`` header."""
-    return key_digest(authorization.removeprefix("Bearer ").strip())
+        return digest if any(hmac.compare_digest(digest, known) for known in self._key_digests) else None
 
 
 async def _refuse(send: Any) -> None:

@@ -65,7 +65,7 @@ class Speaker:
     temperature: float  # where neither the client nor the strategy sets one
     adapter: Adapter | None
     retry_after_s: int
-    timed: bool = False  # a time limit keeps what is written so far, so tokens have to come as they are made
+    timed: bool = False  # a limit keeps or counts what is written so far: tokens have to come as they are made
     left_out: frozenset[str] = frozenset()  # fields of the request that the engine is not told
 
 

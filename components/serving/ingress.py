@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,14 +11,15 @@ from components.models.adapter_base import Carrier
 from components.reasoning.events import Message
 from components.serving.adapters import Adapter, Shelf
 from components.serving.chat import ChatService, NameSetup
+from components.serving.completions import CompletionRun
 from components.serving.errors import ApiError, from_exception, unknown_model
 from components.serving.feedback import RecentRequests, append, feedback_row
-from components.serving.generation import chunks_of, engine_parts
 from components.serving.hot_swap import HotSwap
+from components.serving.key_budgets import Account
 from components.serving.lineage import with_adapter
 from components.serving.metrics import Metrics
 from components.serving.requests import CompletionRequest, EmbeddingRequest, FeedbackRequest, SearchRequest
-from components.serving.settings import EngineOptions, Mode, ServedName
+from components.serving.settings import EngineOptions, KeyBudgets, KeyLimits, Mode, ServedName
 from components.serving.similarity import Similarity
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ class ServingPlan:
     scorer: str | None = None  # folder of the reward model that strategies score answers with
     key_digests: tuple[str, ...] = ()
     admin_digests: tuple[str, ...] = ()  # of the keys that may change adapters
+    key_names: dict[str, str] = field(default_factory=dict)  # by digest
+    key_budgets: KeyBudgets = field(default_factory=KeyBudgets)
     lineage: dict[str, dict[str, Any]] = field(default_factory=dict)  # page of each name, as it begins
     plain_lineage: dict[str, Any] = field(default_factory=dict)  # page of the model as it is
     storage: str = "artifacts"  # where the registry and the copies of adapters are
@@ -51,12 +53,15 @@ class ServingPlan:
 class Ingress:
     """Holds what the routes share; `serving.routes` maps HTTP onto its methods."""
 
-    def __init__(self, plan: ServingPlan, engine: Any, search: Any | None, scorer: Any | None = None) -> None:
+    def __init__(
+        self, plan: ServingPlan, engine: Any, search: Any | None, scorer: Any | None = None, ledger: Any | None = None
+    ) -> None:
         from components.reasoning.menu import strategy
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # a line for each request otherwise
         self.plan, self.metrics, self.created = plan, Metrics(), int(time.time())
-        self._engine, self._search, self._scorer, self._recent = engine, search, scorer, RecentRequests()
+        self._engine, self._search, self._scorer, self._ledger = engine, search, scorer, ledger
+        self._recent = RecentRequests()
         self._retry_after_s = plan.engine.retry_after_s
         self._setups = {
             name.name: NameSetup(name, strategy(name.strategy, name.options), plan.lineage[name.name]["lineage_id"])
@@ -133,31 +138,16 @@ class Ingress:
         names = self.model_names() if name is None else [name]
         return [self._page(each, self.setup(each).adapter) for each in names]
 
-    async def completion(self, request: CompletionRequest, setup: NameSetup, request_id: str) -> dict[str, Any]:
-        """Return a text completion of the bare engine. Raises ApiError."""
-        async for part in self._completion_parts(request, setup, request_id):
-            return {**part["response"], "id": request_id, "model": request.model}
-        raise ApiError(500, "The engine gave no answer.", code="internal_error")
+    def complete(self, request: CompletionRequest, setup: NameSetup, request_id: str) -> CompletionRun:
+        """Return the run of a text completion. Raises ApiError where the name answers chats only."""
+        return CompletionRun(self._engine, request, setup, request_id, self._retry_after_s)
 
-    async def completion_chunks(
-        self, request: CompletionRequest, setup: NameSetup, request_id: str
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield a text completion's chunks. Raises ApiError."""
-        async with aclosing(self._completion_parts(request, setup, request_id)) as parts:
-            async for part in parts:
-                for chunk in chunks_of(part["lines"]):
-                    yield {**chunk, "id": request_id, "model": request.model}
-
-    def _completion_parts(
-        self, request: CompletionRequest, setup: NameSetup, request_id: str
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        settings = setup.settings
-        if settings.search is not None or settings.strategy != "direct":
-            message = f"'{request.model}' answers chats only: use /v1/chat/completions, or a name without index."
-            raise ApiError(400, message, code="unsupported_endpoint", param="model")
-        defaults = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
-        body = {**defaults, **request.model_dump(exclude_none=True), "request_id": request_id}
-        return engine_parts(self._engine, body, "completion", setup.adapter, self._retry_after_s)
+    def account(self, digest: str) -> Account | None:
+        """Return a new account of the key with this digest; None where it has no budget."""
+        name = self.plan.key_names.get(digest)
+        if self._ledger is None or name is None or self.plan.key_budgets.of(name) == KeyLimits():
+            return None
+        return Account(self._ledger, name, self.metrics, self._retry_after_s)
 
     async def find_passages(self, query: str, k: int, mode: Mode, where: str | None = None) -> list[dict[str, Any]]:
         """Return the ``k`` best passages of the index, best first. Raises ApiError."""

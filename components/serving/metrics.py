@@ -29,6 +29,10 @@ class Metrics:
         self.budgets = self._make(
             Counter, "raylign_budgets_spent", "answers that a budget cut short", ["model", "limit"]
         )
+        self.key_spent = self._make(Counter, "raylign_key_spent", "what keys with a budget used", ["key", "kind"])
+        self.key_refusals = self._make(
+            Counter, "raylign_key_refusals", "requests refused as their key's budget is spent", ["key", "kind"]
+        )
         self.engine = self._make(Gauge, "raylign_engine_requests", "requests in the engine by state", ["state"])
 
     def _make(self, kind: Any, name: str, description: str, labels: list[str]) -> Any:

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import json
 import struct
 import uuid
 from collections.abc import AsyncGenerator, Coroutine
@@ -13,17 +12,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from components.reasoning.budget import Limits
 from components.serving.adapter_routes import add_adapter_routes
-from components.serving.chat import NameSetup
-from components.serving.edge import Edge
+from components.serving.chat import ChatRun, NameSetup
+from components.serving.completions import CompletionRun
+from components.serving.edge import ACCOUNT, Edge
 from components.serving.errors import ApiError, from_exception, from_validation
 from components.serving.ingress import Ingress
+from components.serving.key_budgets import NOTHING
 from components.serving.metrics import CONTENT_TYPE
 from components.serving.requests import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
     FeedbackRequest,
+    Sampling,
     SearchRequest,
 )
 
@@ -56,7 +59,7 @@ def build_asgi_app(ingress: Ingress) -> FastAPI:
     routes = [route.path for route in app.routes if hasattr(route, "path")]
     keys = ingress.plan.key_digests
     allowed = (*keys, *ingress.plan.admin_digests) if keys else ()
-    app.add_middleware(Edge, metrics=ingress.metrics, key_digests=allowed, routes=routes)
+    app.add_middleware(Edge, metrics=ingress.metrics, key_digests=allowed, routes=routes, account=ingress.account)
     return app
 
 
@@ -94,23 +97,16 @@ def _add_openai_routes(app: FastAPI, ingress: Ingress) -> None:
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
         setup = ingress.setup(body.model)
-        run = ingress.chat.start(body, setup, _request_id(request, "chatcmpl"))
-        headers = _headers(setup)
-        if body.stream:
-            return EventStream(await _unless_left(request, _begun(run.stream())), headers)
-        return JSONResponse(await _unless_left(request, run.response()), headers=headers)
+        return await _answered(ingress.chat.start(body, setup, _request_id(request, "chatcmpl")), setup, body, request)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        setup, request_id = ingress.setup(body.model), _request_id(request, "cmpl")
-        headers = _headers(setup)
-        if body.stream:
-            lines = _lines(ingress.completion_chunks(body, setup, request_id))
-            return EventStream(await _unless_left(request, _begun(lines)), headers)
-        return JSONResponse(await _unless_left(request, ingress.completion(body, setup, request_id)), headers=headers)
+        setup = ingress.setup(body.model)
+        return await _answered(ingress.complete(body, setup, _request_id(request, "cmpl")), setup, body, request)
 
     @app.post("/v1/embeddings")
-    async def embeddings(body: EmbeddingRequest) -> dict[str, Any]:
+    async def embeddings(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
+        await _admit_search(request)
         made = await ingress.embeddings(body)
         data = [
             {"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)}
@@ -122,7 +118,8 @@ def _add_openai_routes(app: FastAPI, ingress: Ingress) -> None:
 
 def _add_own_routes(app: FastAPI, ingress: Ingress) -> None:
     @app.post("/v1/search")
-    async def search(body: SearchRequest) -> dict[str, Any]:
+    async def search(body: SearchRequest, request: Request) -> dict[str, Any]:
+        await _admit_search(request)
         return await ingress.search(body)
 
     @app.post("/v1/feedback")
@@ -140,6 +137,22 @@ def _add_own_routes(app: FastAPI, ingress: Ingress) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
         return await ingress.health()
+
+
+async def _answered(run: ChatRun | CompletionRun, setup: NameSetup, body: Sampling, request: Request) -> Response:
+    """Return a run's answer, whole or as a stream, within what its key has left. Raises ApiError."""
+    headers = _headers(setup)
+    if (account := request.scope.get(ACCOUNT)) is not None:
+        await run.admit(account)
+    if body.stream:
+        return EventStream(await _unless_left(request, _begun(run.stream())), headers)
+    return JSONResponse(await _unless_left(request, run.response()), headers=headers)
+
+
+async def _admit_search(request: Request) -> None:
+    """Take a request that generates nothing from its key's budget. Raises ApiError."""
+    if (account := request.scope.get(ACCOUNT)) is not None:
+        await account.open(Limits(), NOTHING)
 
 
 async def _unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
@@ -174,15 +187,6 @@ async def _begun(lines: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
             await lines.aclose()
 
     return all_lines()
-
-
-async def _lines(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
-    try:
-        async for chunk in chunks:
-            yield f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n"
-        yield "data: [DONE]\n\n"
-    finally:
-        await chunks.aclose()
 
 
 def _headers(setup: NameSetup) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from components.config import UserError
 from components.serving import client
 from components.serving.ingress import ServingPlan
+from components.serving.keys import read_keys
 from components.tracking.lineage import write_lineage
 from components.tracking.run import Run
 
@@ -47,7 +47,7 @@ def converse(
     Args:
         keys: the environment variable that holds the API keys.
     """
-    key = os.environ.get(keys, "").split(",")[0].strip() if keys else None
+    key = next(iter(read_keys(keys)), None)
     outputs, figures = ask_names(url, key, plan, asked, run)
     if exam.questions is None:
         return outputs, figures

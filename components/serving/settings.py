@@ -90,3 +90,32 @@ class ServedName(Config):
     max_tokens: int = Field(256, ge=1, description="longest answer where the client sets no limit, in tokens")
     temperature: float = Field(0.0, ge=0, le=2, description="temperature where the client sets none")
     budget: Limits = Field(Limits(), description="the most that a request may spend; clients can lower it")
+
+
+class KeyLimits(Limits):
+    """The most that an API key may spend in a window, all its requests together; none is no limit."""
+
+    requests: int | None = Field(None, ge=1, description="requests that were answered")
+    seconds: float | None = Field(None, gt=0, description="seconds that its requests took, added up")
+
+
+class KeyBudgets(Config):
+    """What API keys may spend, counted for all replicas together in windows of a fixed length."""
+
+    window_s: float = Field(60.0, gt=0, description="length of a window, which a key's first request opens, in seconds")
+    each: KeyLimits = Field(KeyLimits(), description="limits of every key that has none of its own")
+    named: dict[str, KeyLimits] = Field({}, description="limits of single keys, by the name in front of their colon")
+    share: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="of a limit, what a request may take that nothing else bounds; the rest is for others beside it",
+    )
+
+    def of(self, name: str) -> KeyLimits:
+        """Return the limits of a key."""
+        return self.named.get(name, self.each)
+
+    def limited(self) -> bool:
+        """Return whether any key has a limit."""
+        return any(limits != KeyLimits() for limits in (self.each, *self.named.values()))

@@ -151,9 +151,9 @@ def server(plan):
 
     from components.serving.routes import build_asgi_app
 
-    def make(scorer=None, **changes):
+    def make(scorer=None, ledger=None, **changes):
         engine, search = FakeEngine(), FakeSearch()
-        app = build_asgi_app(Ingress(replace(plan, **changes), engine, search, scorer))
+        app = build_asgi_app(Ingress(replace(plan, **changes), engine, search, scorer, ledger))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url="http://test"), engine, search
 

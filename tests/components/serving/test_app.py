@@ -10,9 +10,16 @@ from types import SimpleNamespace
 import pytest
 
 from components.config import UserError
-from components.serving.app import check_fits, check_names, default_names, free_port, key_digests, make_plan
-from components.serving.edge import key_digest
-from components.serving.settings import AdapterOptions, EngineOptions, SearchOptions, ServedName
+from components.serving.app import check_fits, check_names, default_names, free_port, make_plan
+from components.serving.keys import key_digest
+from components.serving.settings import (
+    AdapterOptions,
+    EngineOptions,
+    KeyBudgets,
+    KeyLimits,
+    SearchOptions,
+    ServedName,
+)
 
 PLAIN = ServedName(name="a")
 
@@ -45,13 +52,17 @@ def test_an_index_needs_its_embedder(tiny_model_dir, tmp_path):
         )
 
 
-def test_keys_come_from_the_environment_as_digests_only(monkeypatch):
-    monkeypatch.setenv("RAYLIGN_TEST_KEYS", "one, two,")
-    assert key_digests("RAYLIGN_TEST_KEYS") == (key_digest("one"), key_digest("two"))
-    assert key_digests(None) == ()
-    monkeypatch.delenv("RAYLIGN_TEST_KEYS")
-    with pytest.raises(UserError, match="RAYLIGN_TEST_KEYS, which is not set"):
-        key_digests("RAYLIGN_TEST_KEYS")
+def test_a_plan_has_keys_as_digests_and_names_only(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYLIGN_TEST_KEYS", "alice:one, two")
+    monkeypatch.setenv("RAYLIGN_TEST_ADMINS", "three")
+    given = {"model": str(tiny_model_dir), "names": (PLAIN,), "engine": EngineOptions(), "storage": tmp_path}
+    budgets = KeyBudgets(each=KeyLimits(requests=3))
+    plan = make_plan(**given, keys="RAYLIGN_TEST_KEYS", admin_keys="RAYLIGN_TEST_ADMINS", key_budgets=budgets)
+    assert plan.key_digests == (key_digest("one"), key_digest("two")) and plan.admin_digests == (key_digest("three"),)
+    assert plan.key_names[key_digest("one")] == "alice" and len(plan.key_names) == 3
+    assert not any(key in repr(plan) for key in ("'one'", "'two'", "'three'"))
+    with pytest.raises(UserError, match="limits API keys, and there are none"):
+        make_plan(**given, admin_keys="RAYLIGN_TEST_ADMINS", key_budgets=budgets)
 
 
 def test_a_taken_port_is_refused_and_zero_takes_a_free_one():

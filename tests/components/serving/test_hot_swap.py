@@ -11,7 +11,7 @@ from components.models.adapter_base import AdapterBase, Carrier, check_served
 from components.models.folder import digest
 from components.serving.adapter_files import carrier_of, fetch, fetch_declared
 from components.serving.adapters import Adapter, Conflict, Shelf, Unknown
-from components.serving.edge import key_digest
+from components.serving.keys import key_digest
 from components.serving.settings import AdapterOptions, ServedName
 from components.tracking.lineage import write_lineage
 from components.tracking.registry import register_model

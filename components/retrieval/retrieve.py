@@ -18,6 +18,7 @@ from components.retrieval.settings import Mode, RetrieveConfig
 from components.retrieval.transforms import Generate, Probe, Tools, transformed
 
 if TYPE_CHECKING:
+    from components.retrieval.late import LateInteraction
     from components.retrieval.rerank import Reranker
 
 __all__ = ["Hit", "Mode", "RetrieveConfig", "Retriever", "open_retriever"]
@@ -53,7 +54,7 @@ class Retriever:
         embedder_folder: str | Path,
         config: RetrieveConfig,
         *,
-        reranker: "Reranker | None" = None,
+        reranker: "Reranker | LateInteraction | None" = None,
         generate: Generate | None = None,
     ) -> None:
         """Open the index, and load the embedder unless only words are searched.
@@ -83,7 +84,7 @@ class Retriever:
         self._parts: dict[str, Any] = {}  # documents and graph, opened when a mode first asks for them
         self._prepare(config, reranker)
 
-    def with_config(self, config: RetrieveConfig, reranker: "Reranker | None" = None) -> "Retriever":
+    def with_config(self, config: RetrieveConfig, reranker: "Reranker | LateInteraction | None" = None) -> "Retriever":
         """Return a retriever that searches otherwise, and shares the opened table and the loaded embedder.
 
         Raises:
@@ -137,7 +138,7 @@ class Retriever:
             raise UserError("this retriever searches words only: choose mode dense or hybrid to embed a query")
         return self._embedder.query(query).tolist()
 
-    def _prepare(self, config: RetrieveConfig, reranker: "Reranker | None") -> None:
+    def _prepare(self, config: RetrieveConfig, reranker: "Reranker | LateInteraction | None") -> None:
         """Open what a config's stages need."""
         if config.asks_words():
             search.require_fulltext(self._table, "text")
@@ -239,13 +240,19 @@ def open_retriever(
     return Retriever(index_ref, embedder_folder, config, reranker=reranker, generate=generate)
 
 
-def load_reranker(config: RetrieveConfig, cache: Path) -> "Reranker | None":
-    """Return the config's cross-encoder; None where it names none. Raises UserError where there is no such model."""
+def load_reranker(config: RetrieveConfig, cache: Path) -> "Reranker | LateInteraction | None":
+    """Return the model that reranks, by what its folder holds; None where the config names none.
+
+    Raises:
+        UserError: there is no such model, or none that can rerank.
+    """
     if config.rerank is None:
         return None
+    from components.retrieval import late
     from components.retrieval.rerank import Reranker
 
-    return Reranker(sources.resolve(config.rerank, cache))
+    folder = sources.resolve(config.rerank, cache)
+    return late.LateInteraction(folder) if late.compares_tokens(folder) else Reranker(folder)
 
 
 def _fused(

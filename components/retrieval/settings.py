@@ -26,7 +26,11 @@ class RetrieveConfig(Config):
     rank_constant: int = Field(60, ge=1, description="constant of reciprocal rank fusion; smaller favours the first")
     dense_weight: float = Field(0.5, ge=0, le=1, description="weight of vectors in a fusion; words have the rest")
     documents: int = Field(10, ge=1, description="documents that a hierarchical search goes into")
-    rerank: ModelRef | None = Field(None, description="cross-encoder that puts the best candidates in order")
+    rerank: ModelRef | None = Field(
+        None,
+        description="what puts the best candidates in order: a cross-encoder, or an embedder or ColBERT, whose vectors "
+        "of tokens are compared (late interaction)",
+    )
     rerank_depth: int = Field(20, ge=1, description="candidates that it reads; more can make it worse")
     novelty: float = Field(0.0, ge=0, le=1, description="weight of being unlike what is chosen already (MMR); 0: off")
     expand: Expand = Field("none", description="widen passages by their neighbours, or by their document")

@@ -1,4 +1,4 @@
-"""Training a reranker and a query adapter by the command line: what helps is kept and searched with, the rest is not."""
+"""Training rerankers and query adapters by the command line: what helps is kept and searched with, the rest is not."""
 
 import json
 import shutil

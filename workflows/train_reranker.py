@@ -53,7 +53,8 @@ def main(config: TrainReranker, run: "Run") -> "Result":
     page.write_text(gain.page(made.index, config.output, verdict, counts))
     for file in (page, run.dir / exercises.FILE):
         run.log_artifact(file)
-    facts: dict[str, Any] = {"index": made.index, "gains": verdict.gains, "retrieve": config.retrieve.model_dump()}
+    facts: dict[str, Any] = {"index": made.index, "gains": verdict.gains}
+    facts |= {"retrieve": config.retrieve.model_dump(mode="json"), "questions": counts}
     outputs = ranking.settle(config, start, run, **which, kept=verdict.kept, facts=facts)
     outputs |= {"kept": int(verdict.kept), "verdict": verdict.sentence, "page": str(page)}
     return Result(outputs, {**figures, **counts, **verdict.metrics()})

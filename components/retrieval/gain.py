@@ -15,7 +15,8 @@ from components.retrieval.measure import Figures, paired, per_query, summary, ta
 if TYPE_CHECKING:
     from components.retrieval.retrieve import Retriever
 
-TRAINED = "trained"
+WITHOUT, START, TRAINED = "without", "start", "trained"  # ways of searching
+_CALLED = {WITHOUT: "the search without it", START: "the reranker that it started from"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def judge(
     Questions about the same passages are drawn together, as they are found or missed together.
 
     Args:
-        ways: name → retriever; ``trained`` is one.
+        ways: ``without``, ``trained`` and, if that began with a reranker, ``start``.
         min_gain: nDCG that the interval of each difference has to lie above.
     """
     held_out = {str(number): one for number, one in enumerate(exercises) if one.split == "test"}
@@ -62,7 +63,7 @@ def judge(
     short = {name: gain for name, gain in gains.items() if not gain["low"] > min_gain}
     rival, gain = min((short or gains).items(), key=lambda item: item[1]["low"])
     measured = (
-        f"on {len(held_out)} held-out questions nDCG@{k} differs from {rival}'s by {gain['mean']:+.4f} "
+        f"on {len(held_out)} held-out questions its nDCG@{k} minus that of {_CALLED[rival]} is {gain['mean']:+.4f} "
         f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
     )
     if short:

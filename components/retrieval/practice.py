@@ -14,8 +14,6 @@ from components.retrieval.rerank import Reranker, as_read
 from components.retrieval.retrieve import Retriever
 from components.retrieval.settings import RetrieveConfig
 
-WITHOUT, START = "without", "start"  # ways of searching: as it is, and with the reranker that training began with
-
 
 def check(retrieve: RetrieveConfig, kind: str) -> None:
     """Refuse a search that already has what is to be trained, or cannot use it.
@@ -80,9 +78,9 @@ class Practice:
             trained: key of a search (rerank or query_adapter) → folder.
             start: the reranker that training began with, which has to be surpassed, too.
         """
-        ways = {WITHOUT: self.base.with_config(self.way)}
+        ways = {gain.WITHOUT: self.base.with_config(self.way)}
         if start is not None:
-            ways[START] = self._with({"rerank": start})
+            ways[gain.START] = self._with({"rerank": start})
         ways[gain.TRAINED] = self._with(trained)
         return gain.judge(ways, self.exercises, k, min_gain, seed)
 

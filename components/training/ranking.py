@@ -1,5 +1,6 @@
 """Both things that make a search better, trained from one YAML: a cross-encoder, or a map of query vectors."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,7 @@ def settle(
     """Publish what was trained if it is kept, else remove it; return the output, which is none then."""
     if not kept:
         job.discard(run.dir)
+        shutil.rmtree(run.dir / config.output, ignore_errors=True)  # of an earlier run of the same step
         return {config.output: None}
     section = config.adapter if config.kind == "adapter" else config.cross_encoder
     facts = {**facts, "base_digest": sources.digest(start.model, run.cache), "recipe": section.model_dump(mode="json")}

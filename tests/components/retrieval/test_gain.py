@@ -34,7 +34,7 @@ def test_what_finds_each_answer_higher_is_kept() -> None:
     verdict = judge({"without": Finds(lambda n: 3)}, Finds(lambda n: 1))
     assert verdict.kept and verdict.gains["without"] == {"mean": 0.5, "low": 0.5, "high": 0.5, "n": QUESTIONS}
     assert verdict.sentence == (
-        "kept: on 30 held-out questions nDCG@10 differs from without's by +0.5000 [+0.5000, +0.5000]"
+        "kept: on 30 held-out questions its nDCG@10 minus that of the search without it is +0.5000 [+0.5000, +0.5000]"
     )
     metrics = verdict.metrics()
     assert metrics["kept"] == 1.0 and metrics["trained/ndcg_at_10"] == 1.0 and metrics["without/ndcg_at_10"] == 0.5
@@ -59,7 +59,7 @@ def test_every_rival_has_to_be_surpassed() -> None:
     trained = Finds(lambda n: 2)
     assert judge({"without": Finds(lambda n: 5)}, trained).kept
     verdict = judge({"without": Finds(lambda n: 5), "start": Finds(lambda n: 1)}, trained)
-    assert not verdict.kept and "from start's by" in verdict.sentence
+    assert not verdict.kept and "that of the reranker that it started from" in verdict.sentence
 
 
 def test_the_gain_has_to_be_worth_its_price() -> None:

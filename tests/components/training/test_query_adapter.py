@@ -55,7 +55,11 @@ def recipe(epochs: float, **changes) -> Recipe:
     return Recipe(AdapterConfig(name="none"), optim, **(parts | changes))
 
 
-def learned(folder: Path, data: Examples, steps: int) -> QueryAdapter:
+def of_passes(micro: int) -> dict:
+    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": 8 // micro}
+
+
+def learned(folder: Path, data: Examples, steps: int, micro: int = 4) -> QueryAdapter:
     """Train in this process, without Ray and DeepSpeed."""
     files = {"queries": folder / "queries.npy", "passages": folder / "passages.npy"}
     np.save(files["queries"], data.queries_QD)
@@ -64,7 +68,7 @@ def learned(folder: Path, data: Examples, steps: int) -> QueryAdapter:
     arguments = trainer_arguments(how, bf16=False, steps=steps, checkpoints=folder / "checkpoints")
     order = [data.rows[number % len(data.rows)] for number in range(steps * 8)]
     payload = {
-        "arguments": arguments | {"deepspeed": None, "save_strategy": "no"},
+        "arguments": arguments | {"deepspeed": None, "save_strategy": "no"} | of_passes(micro),
         "train": write_rows(order, folder / "rows.parquet"),
         "vectors": {name: str(path) for name, path in files.items()},
         "temperature": 0.1,
@@ -96,6 +100,13 @@ def test_a_learnable_map_is_learned_and_shuffled_labels_teach_nothing(tmp_path: 
         folder.mkdir()
         after = right(learned(folder, examples(shuffled=shuffled), steps=90), held_out)
         assert (after > 0.9 > before + 0.5) if not shuffled else after < 0.4
+
+
+def test_how_a_batch_is_split_makes_no_difference(tmp_path: Path) -> None:
+    for name in ("2", "8"):
+        (tmp_path / name).mkdir()
+    split, whole = (learned(tmp_path / str(n), examples(24), steps=3, micro=n).matrix_DD for n in (2, 8))
+    np.testing.assert_allclose(split, whole, atol=1e-5)
 
 
 def test_before_its_first_step_the_map_is_the_identity(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,26 @@ def test_the_first_loss_is_that_of_a_loop_over_pairs(tmp_path: Path, encoder: Pa
         ]
         expected += [math.log2(1 + math.exp(-(scores[0] - other))) for other in scores[1:]]
     assert loss == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+
+
+def test_how_a_batch_is_split_makes_no_difference(tmp_path: Path, encoder: Path) -> None:
+    """Without dropout, eight questions at once have the gradient of twice four; its length is logged before the step."""
+    still = tmp_path / "still"
+    shutil.copytree(encoder, still)
+    config = json.loads((still / "config.json").read_text())
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (still / "config.json").write_text(json.dumps(config | off))
+    lengths, weights = [], []
+    for micro in (4, 8):
+        torch.manual_seed(0)
+        payload = payload_of(tmp_path, still, rows(SUBJECTS[:8]), 1)
+        payload["arguments"] |= {"per_device_train_batch_size": micro, "gradient_accumulation_steps": 8 // micro}
+        trainer = reranker.make_trainer(payload, [])
+        trainer.train()
+        lengths.append(next(entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry))
+        weights.append(trainer.model.model.classifier.weight.detach().clone())
+    assert lengths[0] == pytest.approx(lengths[1], rel=1e-3)
+    torch.testing.assert_close(weights[0], weights[1], atol=1e-4, rtol=1e-3)
 
 
 def test_rows_come_in_their_order(tmp_path: Path, encoder: Path) -> None:

@@ -121,7 +121,7 @@ def test_the_first_loss_is_that_of_a_loop_over_pairs(tmp_path: Path, encoder: Pa
 
 
 def test_how_a_batch_is_split_makes_no_difference(tmp_path: Path, encoder: Path) -> None:
-    """Without dropout, eight questions at once have the gradient of twice four; its length is logged before the step."""
+    """Without dropout, eight questions at once have the gradient of twice four, whose length is logged."""
     still = tmp_path / "still"
     shutil.copytree(encoder, still)
     config = json.loads((still / "config.json").read_text())

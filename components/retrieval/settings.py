@@ -8,7 +8,7 @@ from components.config import Config, Field, ModelRef, UserError
 from components.retrieval.expand import Expand
 from components.retrieval.transforms import Transform
 
-Mode = Literal["dense", "text", "hybrid", "hierarchical", "graph"]
+Mode = Literal["dense", "text", "hybrid", "hierarchical", "graph", "communities"]
 
 
 class RetrieveConfig(Config):
@@ -16,7 +16,8 @@ class RetrieveConfig(Config):
 
     mode: Mode = Field(
         "hybrid",
-        description="by vectors, by words (BM25), by both; within the best documents, or along the names in passages",
+        description="by vectors, by words (BM25), by both; within the best documents, along the names in passages, or "
+        "with summaries of groups of passages before what both find",
     )
     k: int = Field(3, ge=1, description="passages returned")
     candidates: int = Field(30, ge=1, description="passages that each side of a hybrid search brings")
@@ -26,6 +27,7 @@ class RetrieveConfig(Config):
     rank_constant: int = Field(60, ge=1, description="constant of reciprocal rank fusion; smaller favours the first")
     dense_weight: float = Field(0.5, ge=0, le=1, description="weight of vectors in a fusion; words have the rest")
     documents: int = Field(10, ge=1, description="documents that a hierarchical search goes into")
+    communities: int = Field(2, ge=1, description="summaries of groups of passages that go before the passages")
     rerank: ModelRef | None = Field(None, description="cross-encoder that puts the best candidates in order")
     rerank_depth: int = Field(20, ge=1, description="candidates that it reads; more can make it worse")
     novelty: float = Field(0.0, ge=0, le=1, description="weight of being unlike what is chosen already (MMR); 0: off")

@@ -10,6 +10,9 @@ from components.data.grounding import ABSTENTION
 from components.data.store import read
 from components.reasoning.budget import Limits
 from components.serving.app import check_names
+from components.serving.chat import ChatService, NameSetup
+from components.serving.feedback import RecentRequests
+from components.serving.metrics import Metrics
 from components.serving.settings import SearchOptions, ServedName
 from tests.components.serving.conftest import PASSAGES
 
@@ -181,7 +184,28 @@ def test_feedback_has_the_passages_and_the_prompt_of_the_choice_that_it_is_about
     assert row["prompt"][-1]["content"].startswith(f"Passages:\n[1] {own['title']}: {own['text']}\n\n")
 
 
-def test_choices_share_a_search_that_the_end_of_their_time_cannot_take_from_each_other(serve):
+def test_a_choice_that_stops_waiting_for_a_search_leaves_it_to_the_others():
+    async def both():
+        asked, found = [], asyncio.Event()
+
+        async def find(query, k, mode, where):
+            asked.append(query)
+            await found.wait()
+            return PASSAGES[:k]
+
+        service = ChatService(None, find, Metrics(), RecentRequests(), 3)
+        retrieve = service._retrieve_once(NameSetup(ServedName(name="it", search=SearchOptions(passages=1)), None, ""))
+        first, second = (asyncio.create_task(retrieve("q")) for _ in range(2))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.sleep(0.01)
+        found.set()
+        return asked, await asyncio.wait_for(second, 5)
+
+    assert asyncio.run(both()) == (["q"], PASSAGES[:1])
+
+
+def test_the_end_of_the_time_ends_a_search_for_all_choices(serve):
     client, _, search = serve("self_rag", [], {}, options={"decide": False}, budget=Limits(seconds=0.3))
 
     async def hang(query, k, mode, where):

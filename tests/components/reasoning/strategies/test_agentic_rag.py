@@ -71,7 +71,12 @@ def test_questions_are_read_from_lists_or_by_their_mark(said):
 
 @pytest.mark.parametrize(
     ("said", "enough"),
-    [("1. ENOUGH", True), ("They are ENOUGH", True), ("It is not enough.\n1. What is called?", False)],
+    [
+        ("1. ENOUGH", True),
+        ("They are ENOUGH", True),
+        ("It is not enough.\n1. What is called?", False),
+        ("That is not ENOUGH:\n1. What is called?", False),
+    ],
 )
 def test_enough_is_a_word_and_not_a_question(said, enough):
     index = Index(FINDS)
@@ -180,6 +185,8 @@ def test_earlier_turns_and_passages_as_the_name_shows_them_are_in_every_step():
 def test_the_clients_format_is_the_final_calls_own():
     formatted = replace(searching(Script("ENOUGH", '{"sum": 5}'), Index(FINDS)), formatted=True)
     assert text(run(agentic_rag(ASK, formatted))) == '{"sum": 5}'
+    cut_off = replace(searching(Script("ENOUGH", ""), Index(FINDS)), formatted=True)
+    assert text(run(agentic_rag(ASK, cut_off))) == "", "words that are not in the format would be worse"
     nothing = Script("no", '{"sum": null}')
     events = run(agentic_rag(ASK, replace(searching(nothing, Index({})), formatted=True)))
     assert text(events) == '{"sum": null}' and nothing.calls[-1]["final"]

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from components.config import Field, ModelRef, TableRef, WorkflowConfig
+from components.retrieval.communities import Communities
 from components.retrieval.exam import ExamConfig
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ class ExamIndex(WorkflowConfig):
     documents: bool = Field(False, description="also make vectors of documents, and try a hierarchical search")
     graph: bool = Field(False, description="also make a graph of the names in passages, and try walks on it")
     late: ModelRef | None = Field(None, description="also try late interaction, by this model's vectors of tokens")
+    communities: bool = Field(
+        False, description="also summarize groups of passages that share names, and try searching the summaries first"
+    )
+    groups: Communities = Field(Communities(), description="which groups, and who summarizes them")
     exam: ExamConfig = Field(ExamConfig(), description="how it is examined")
     tag: str = Field("current", min_length=1, description="tag that moves to a version that passes: <index>@current")
 
@@ -33,7 +38,9 @@ def main(config: ExamIndex, run: "Run") -> "Result":
     from components.tracking.run import Result
 
     folder = sources.resolve(config.embedder, run.cache)
-    index, modes = exam_steps.prepare(config.index, config.vector_index, config.documents, config.graph, config.late)
+    groups = config.groups if config.communities else None
+    asked = (config.vector_index, config.documents, config.graph, groups, folder, config.late)
+    index, modes = exam_steps.prepare(config.index, *asked)
     run.log_dataset("passages", index, "exam")
     settings = config.exam.model_copy(update={"modes": config.exam.modes or modes})
     record, compared = exam_steps.examine(index, folder, settings, config.tag, run.cache, config.seed)

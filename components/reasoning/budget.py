@@ -75,6 +75,17 @@ class Budget:
             return False
         return True
 
+    def affords(self, tokens: int) -> bool:
+        """Return whether a step of ``tokens`` leaves as many for what follows it; where not, the limit has stopped it.
+
+        What is written before an answer must not eat up the answer.
+        """
+        left = self.cap(None)
+        if left is not None and left < 2 * tokens:
+            self.stop("tokens")
+            return False
+        return not self.spent()
+
     def take(self, kind: Literal["samples", "tool_calls"]) -> bool:
         """Return whether one more of ``kind`` may be had, and count it if so."""
         limit, used = getattr(self.limits, kind), getattr(self, kind)

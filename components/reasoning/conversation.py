@@ -1,5 +1,6 @@
 """How strategies build on a client's messages: passages first, requests at the end, the answer last."""
 
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -9,6 +10,7 @@ from components.reasoning.events import Found, Message, Piece, Tools, last_quest
 ANSWER_MARK = "Answer:"
 STEPS_REQUEST = f"Think step by step. Then end with a line that says '{ANSWER_MARK}' and the answer."
 FORMAT_REQUEST = "Now give this answer, and nothing else, in the format that was asked for."
+_LISTED = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s*(.+?)\s*$", re.MULTILINE)
 
 
 async def grounded(messages: Sequence[Message], tools: Tools) -> tuple[list[Message], list[Found]]:
@@ -37,14 +39,22 @@ def followed(messages: Sequence[Message], said: str, request: str) -> list[Messa
     return [*messages, {"role": "assistant", "content": said}, {"role": "user", "content": request}]
 
 
-async def conclude(prompt: Sequence[Message], answer: str, tools: Tools) -> AsyncGenerator[Piece, None]:
+def lines_of(text: str) -> list[str]:
+    """Return what the numbered lines, or those with a bullet, of a text say."""
+    return [line for line in _LISTED.findall(text) if line]
+
+
+async def conclude(
+    prompt: Sequence[Message], answer: str, tools: Tools, *, whole: bool = True
+) -> AsyncGenerator[Piece, None]:
     """Yield an answer that is decided already; the model writes it out where the client wants it in a format.
 
     Args:
         prompt: what the answer is to.
+        whole: whether the answer is complete, and not one that was cut off while it was written.
     """
     if not tools.formatted:
-        yield Piece(answer, finish_reason="stop")
+        yield Piece(answer, finish_reason="stop" if whole else "length")
         return
     request = followed(prompt, answer, FORMAT_REQUEST)
     async with aclosing(tools.generate(request, max_tokens=tools.max_tokens, final=True)) as pieces:

@@ -52,6 +52,11 @@ Score = Callable[[Sequence[Message], Sequence[str]], Awaitable[Sequence[float]]]
 Similar = Callable[[str, Sequence[str]], Awaitable[Sequence[float]]]
 
 
+def plainly(passage: Passage) -> str:
+    """Return a passage on one line, after its title."""
+    return f"{passage.get('title', '')}: {' '.join(passage['text'].split())}"
+
+
 @dataclass(frozen=True)
 class Tools:
     """What a strategy may call."""
@@ -65,6 +70,8 @@ class Tools:
     similar: Similar | None = None  # how close a question is to each text, more is closer; None: no embedder
     functions: tuple[dict[str, Any], ...] = ()  # the client's own tools, by OpenAI's schema
     formatted: bool = False  # the client wants its answer in a format that only a final call of the model has
+    show: Callable[[Passage], str] = plainly  # a passage as prompts may show it, guarded where the name says so
+    unknown: str = "I don't know."  # what is answered where nothing holds the answer
 
 
 Strategy = Callable[..., AsyncGenerator[Piece | Found, None]]

@@ -9,7 +9,7 @@ from components.config import Config, Field, InputPath, ModelRef, TableRef, User
 from components.data import search, store
 from components.data.records import content_hash
 from components.models import sources
-from components.retrieval import documents, facts, graph
+from components.retrieval import communities, documents, facts, graph
 from components.retrieval.collection import Collection, read_collection
 from components.retrieval.compare import Compared, compare, metrics, usual_modes
 from components.retrieval.generator import LanguageModel, generator
@@ -118,7 +118,7 @@ def evaluate_retrieval(config: RetrievalEvaluation, folder: Path, cache: Path, s
 def _made_ready(index: str) -> dict[str, RetrieveConfig]:
     """Return the further ways in which an index can be searched, as exam_index has made it ready for them."""
     hybrid = usual_modes()["hybrid"]
-    kinds = {"hierarchical": documents.KIND, "graph": graph.KIND}
+    kinds = {"hierarchical": documents.KIND, "graph": graph.KIND, "communities": communities.KIND}
     return {mode: hybrid.model_copy(update={"mode": mode}) for mode, kind in kinds.items() if facts.read(index, kind)}
 
 

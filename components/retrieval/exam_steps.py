@@ -5,14 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from components.data import search, store
-from components.retrieval import documents, exam, facts, graph
+from components.retrieval import communities, documents, exam, facts, graph
 from components.retrieval.compare import Compared, usual_modes
+from components.retrieval.generator import generator
 from components.retrieval.measure import Figures
 from components.retrieval.retrieve import RetrieveConfig, Retriever, load_reranker
 
 
 def prepare(
-    ref: str, kind: str, with_documents: bool, with_graph: bool, late: str | None = None
+    ref: str,
+    kind: str,
+    with_documents: bool,
+    with_graph: bool,
+    groups: communities.Communities | None = None,
+    embedder: Path | None = None,
+    late: str | None = None,
 ) -> tuple[str, dict[str, RetrieveConfig]]:
     """Make what is asked for beside an index, and return its pinned reference and the modes that can be tried.
 
@@ -21,10 +28,12 @@ def prepare(
 
     Args:
         kind: of the vector index; ``auto`` goes by the number of passages.
+        groups: which groups of passages are summarized, and by whom; none: none are.
+        embedder: folder of the model that makes the summaries' vectors.
         late: the model whose vectors of tokens put candidates in order, in one mode more; nothing is made for it.
 
     Raises:
-        UserError: there is no such index, or it has no passages.
+        UserError: there is no such index, it has no passages or no groups of them, or nobody to summarize them.
     """
     index = store.pin(ref)
     passages = store.count(index)
@@ -43,6 +52,11 @@ def prepare(
     if with_graph:
         graph.build(index)
         modes["graph"] = modes["hybrid"].model_copy(update={"mode": "graph"})
+    if groups is not None:
+        assert embedder is not None, "summaries are found by their vectors, too"
+        write = generator(groups.language_model) if groups.language_model else None
+        communities.build(index, embedder, groups, write)
+        modes["communities"] = modes["hybrid"].model_copy(update={"mode": "communities"})
     if late:
         modes["hybrid_late"] = modes["hybrid"].model_copy(update={"rerank": late})
     return index, modes

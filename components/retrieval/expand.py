@@ -26,7 +26,8 @@ def expand(hits: "Sequence[Hit]", table: Any, how: Expand, max_tokens: int, wher
 
     Neighbours are the passage before and the one after; ``document`` goes on taking them in, by turns, as long as
     all have at most ``max_tokens`` tokens together. ``start`` and ``end`` span what the text is made of. White space
-    between passages is no part of them, and comes back as one line break. What ``where`` hides stays hidden.
+    between passages is no part of them, and comes back as one line break. What ``where`` hides stays hidden. A hit
+    that is no passage of a document, as a summary of several, stays as it is.
     """
     if how == "none" or not hits:
         return list(hits)
@@ -40,6 +41,9 @@ def expand(hits: "Sequence[Hit]", table: Any, how: Expand, max_tokens: int, wher
     taken: dict[tuple[str, str], list[Stretch]] = {}
     wide = []
     for hit in hits:
+        if (hit.corpus, hit.doc_id) not in documents:
+            wide.append(hit)
+            continue
         passages = documents[hit.corpus, hit.doc_id]
         place = next(i for i, row in enumerate(passages) if (row["start"], row["end"]) == (hit.start, hit.end))
         stretch = widen(passages, place, 1 if how == "neighbours" else len(passages), max_tokens)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 KIND = "graph"
+COLUMNS = ["passage_id", "text", "title", "symbol"]  # that tell the names in a passage
 _MAX_SHARE = 0.02  # of the passages that a name may be in; what is everywhere links nothing with anything
 _ALWAYS_KEPT = 20  # … unless the corpus is so small that the share is less than these
 _SUBJECT = 4.0  # weight of the link from a name to the passage that is about it; 1 for a mere mention
@@ -43,6 +44,12 @@ def named(row: Mapping[str, Any]) -> Named:
     return Named(row["passage_id"], tuple(sorted(subjects)), tuple(sorted(entities(row["text"]) - subjects)))
 
 
+def names_in(passages: "pa.Table") -> list[Named]:
+    """Return the names in each of the passages of a table with the columns ``COLUMNS``."""
+    batches = passages.select(COLUMNS).to_batches(_BATCH_PASSAGES)
+    return [named(row) for batch in batches for row in batch.to_pylist()]
+
+
 def build(index_ref: str) -> str:
     """Write the names in an index's passages into the table ``<index>_names`` and return its pinned reference.
 
@@ -51,12 +58,9 @@ def build(index_ref: str) -> str:
     """
     index = store.pin(index_ref)
     uri, name, _ = store.parse_ref(index)
-    columns = ["passage_id", "text", "title", "symbol"]
-    passages = store.read_arrow(index, columns=columns, require=True)
     rows = [
         {"passage_id": found.passage_id, "subjects": list(found.subjects), "mentions": list(found.mentions)}
-        for batch in passages.to_batches(_BATCH_PASSAGES)
-        for found in map(named, batch.to_pylist())
+        for found in names_in(store.read_arrow(index, columns=COLUMNS, require=True))
     ]
     made = store.overwrite(uri, f"{name}_names", rows, _schema())
     facts.write(index, KIND, {"table": made, "passages": len(rows)})
@@ -73,7 +77,7 @@ class Graph:
         kept = sorted(name for name, count in counts.items() if 2 <= count <= most)
         self.passage_ids = [passage.passage_id for passage in passages]
         self._place_of = {key: place for place, key in enumerate(self.passage_ids)}
-        self._names = {name: len(passages) + place for place, name in enumerate(kept)}
+        self.names = {name: len(passages) + place for place, name in enumerate(kept)}  # → their nodes
         self._rarity = {name: math.log(len(passages) / counts[name]) + 1.0 for name in kept}
         self._steps = self._transitions(passages)
 
@@ -88,9 +92,9 @@ class Graph:
         import numpy as np
 
         start = np.zeros(self._steps.shape[0])
-        names = [name for name in entities(query) if name in self._names]
+        names = [name for name in entities(query) if name in self.names]
         for seeds in (
-            {self._names[name]: self._rarity[name] for name in names},
+            {self.names[name]: self._rarity[name] for name in names},
             {self._place_of[key]: value for key, value in found.items() if key in self._place_of and value > 0},
         ):
             total = sum(seeds.values())
@@ -107,8 +111,8 @@ class Graph:
         import numpy as np
         from scipy.sparse import coo_matrix
 
-        edges = list(self._edges(passages))
-        size = len(passages) + len(self._names)
+        edges = list(self.edges(passages))
+        size = len(passages) + len(self.names)
         if not edges:
             return coo_matrix((size, size)).tocsr()
         heads, tails, weights = (np.array(column) for column in zip(*edges, strict=True))
@@ -118,12 +122,13 @@ class Graph:
         scale = np.divide(1.0, leaving, out=np.zeros_like(leaving), where=leaving > 0)
         return matrix.multiply(scale[None, :]).tocsr()
 
-    def _edges(self, passages: Sequence[Named]) -> Iterator[tuple[int, int, float]]:
+    def edges(self, passages: Sequence[Named]) -> Iterator[tuple[int, int, float]]:
+        """Yield (a passage's node, a name's node, weight) for each name that links the passages it was made of."""
         for place, passage in enumerate(passages):
             for names, weight in ((passage.subjects, _SUBJECT), (passage.mentions, 1.0)):
                 for name in names:
-                    if name in self._names:
-                        yield place, self._names[name], weight * self._rarity[name]
+                    if name in self.names:
+                        yield place, self.names[name], weight * self._rarity[name]
 
 
 def personalised_pagerank(steps: "csr_matrix", start: "np.ndarray", restart: float) -> "np.ndarray":

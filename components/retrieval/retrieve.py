@@ -9,7 +9,7 @@ from components.config import UserError
 from components.data import search, store
 from components.models import sources
 from components.models.query_adapter import QueryAdapter
-from components.retrieval import documents, graph
+from components.retrieval import communities, documents, graph
 from components.retrieval.diversify import maximal_marginal_relevance
 from components.retrieval.embed import Embedder
 from components.retrieval.expand import expand
@@ -64,8 +64,8 @@ class Retriever:
             generate: language model for the transforms that ask one.
 
         Raises:
-            UserError: the index is missing or empty, has no full text where words are searched, no documents or
-                graph where these are, its vectors were made by another embedder, or a reranker is missing.
+            UserError: the index is missing or empty, has no full text where words are searched, no documents, graph
+                or summaries where these are, its vectors were made by another embedder, or a reranker is missing.
         """
         self.config = config
         self.index = store.pin(index_ref)
@@ -83,7 +83,7 @@ class Retriever:
                     "use the one that built the index, or build it again"
                 )
             self._embedder = Embedder(embedder_folder)
-        self._parts: dict[str, Any] = {}  # documents, graph and adapters, opened when a config first asks for them
+        self._parts: dict[str, Any] = {}  # documents, graph, summaries, adapters, opened when a config asks for them
         self._prepare(config, reranker)
 
     def with_config(self, config: RetrieveConfig, reranker: "Reranker | LateInteraction | None" = None) -> "Retriever":
@@ -152,6 +152,8 @@ class Retriever:
             self._parts["documents"] = store.open_table(documents.table_of(self.index))
         if config.mode == "graph" and "graph" not in self._parts:
             self._parts["graph"] = graph.load(self.index)
+        if config.mode == "communities" and "communities" not in self._parts:
+            self._parts["communities"] = store.open_table(communities.table_of(self.index))
 
     def _opened_adapter(self, folder: str) -> QueryAdapter:
         if folder not in self._parts:
@@ -190,6 +192,8 @@ class Retriever:
         rows = {row["passage_id"]: row for found, _ in (*dense, *text) for row in found}
         if config.mode == "graph":
             hits = self._walked(query, hits, rows, n, where)
+        if config.mode == "communities":
+            hits = self._summed_up(query, hits, rows, where)
         return hits[:n], {key: row["vector"] for key, row in rows.items() if "vector" in row}
 
     @property
@@ -225,6 +229,19 @@ class Retriever:
             for key, share in ranked.items()
             if key in rows
         ]
+
+    def _summed_up(self, query: str, hits: list[Hit], rows: Rows, where: str | None) -> list[Hit]:
+        """Return the hits behind the summaries that fit the query; none of these scores less than the best hit."""
+        assert self._embedder is not None
+        tables, vector, n = (
+            (self._parts["communities"], self._table),
+            self._embedder.query(query),
+            self.config.communities,
+        )
+        found = communities.nearest(*tables, query, vector, n, where, with_vectors=self.config.novelty > 0)
+        rows |= {row["passage_id"]: row for row in found}
+        best = hits[0].score if hits else 0.0
+        return [*(_hit(row, max(row["score"], best)) for row in found), *hits]
 
     def _reranked(self, query: str, hits: list[Hit]) -> list[Hit]:
         """Return the best hits by the reranker; what it does not read is left out."""

@@ -8,7 +8,7 @@ from components.config import Config, Field, InputPath, ModelRef, UserError
 from components.retrieval.expand import Expand
 from components.retrieval.transforms import Transform
 
-Mode = Literal["dense", "text", "hybrid", "hierarchical", "graph"]
+Mode = Literal["dense", "text", "hybrid", "hierarchical", "graph", "communities"]
 
 
 class RetrieveConfig(Config):
@@ -16,7 +16,8 @@ class RetrieveConfig(Config):
 
     mode: Mode = Field(
         "hybrid",
-        description="by vectors, by words (BM25), by both; within the best documents, or along the names in passages",
+        description="by vectors, by words (BM25), by both; within the best documents, along the names in passages, or "
+        "with summaries of groups of passages before what both find",
     )
     k: int = Field(3, ge=1, description="passages returned")
     candidates: int = Field(30, ge=1, description="passages that each side of a hybrid search brings")
@@ -29,6 +30,7 @@ class RetrieveConfig(Config):
         None, description="folder of a map of query vectors, as train_reranker makes it for one embedder"
     )
     documents: int = Field(10, ge=1, description="documents that a hierarchical search goes into")
+    communities: int = Field(2, ge=1, description="summaries of groups of passages that go before the passages")
     rerank: ModelRef | None = Field(
         None,
         description="what puts the best candidates in order: a cross-encoder, or an embedder or ColBERT, whose vectors "

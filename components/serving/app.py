@@ -48,7 +48,7 @@ def make_plan(
     from components.models.sources import digest, resolve
     from components.serving.adapter_files import Declared, carrier_of, fetch_declared
     from components.serving.lineage import served_lineage, with_adapter
-    from components.serving.search import check_modes
+    from components.serving.search import check_modes, summaries_of
     from components.serving.strategy_checks import check_scorer, check_tables
     from components.serving.strategy_files import with_digests
 
@@ -74,10 +74,8 @@ def make_plan(
     if engine.adapters.at_once:
         carrier = carrier_of(folder, model_digest, engine.adapters)
         declared = fetch_declared(names, carrier, home)
-    pages = {
-        name.name: served_lineage(with_digests(name), folder, model_digest, pinned, embedder_digest, scorer_digest)
-        for name in names
-    }
+    parts = (folder, model_digest, pinned, embedder_digest, scorer_digest)
+    pages = {name.name: served_lineage(with_digests(name), *parts, summaries_of(name, pinned)) for name in names}
     for name, adapter in declared.answering():
         pages[name] = with_adapter(pages[name], name, adapter)
     return ServingPlan(

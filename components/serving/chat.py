@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from components.data.grounding import abstains
+from components.data.grounding import ABSTENTION, abstains
 from components.reasoning.budget import KINDS, Budget
 from components.reasoning.events import (
     Found,
@@ -24,7 +24,7 @@ from components.reasoning.events import (
     text_of,
 )
 from components.reasoning.metered import metered
-from components.retrieval.prompt import grounded_conversation
+from components.retrieval.prompt import as_prompted, grounded_conversation
 from components.serving.abstaining import abstaining
 from components.serving.adapters import Adapter
 from components.serving.answers import Choice, Envelope
@@ -100,13 +100,15 @@ class ChatService:
             tools = Tools(
                 metered(generator(speaker, index), run.budget),
                 retrieve,
-                run.ground,
+                partial(run.ground, index),
                 limit,
                 run.budget,
                 self._score,
                 self._similar,
                 tuple(request.tools or ()),
                 formatted=run.formatted() and as_json_of is None,
+                show=run.show,
+                unknown=ABSTENTION,
             )
             strategy = setup.strategy
             if setup.settings.search is not None and setup.settings.search.abstain:
@@ -141,10 +143,10 @@ class ChatService:
                 request_id=run.envelope.id,
                 model=name,
                 lineage_id=run.setup.lineage_id,
-                prompt=[_plain(message) for message in run.prompt] or messages,
+                prompts=[[_plain(message) for message in prompt] or messages for prompt in run.prompts],
                 messages=messages,
                 answers=[choice.content for choice in choices],
-                passage_ids=[passage["passage_id"] for passage in choices[0].passages or ()],
+                passage_ids=[[passage["passage_id"] for passage in choice.passages or ()] for choice in choices],
                 sampling={"temperature": run.setup.settings.temperature, **_given(sampling)},
             )
         )
@@ -169,7 +171,8 @@ class ChatService:
         async def retrieve(question: str) -> Sequence[Passage]:
             if question not in asked:
                 asked[question] = asyncio.create_task(timed(question))
-            return await asked[question]
+            # All choices wait for one search: what ends one of them must not end it for the others.
+            return await asyncio.shield(asked[question])
 
         return retrieve
 
@@ -183,7 +186,7 @@ class ChatRun:
         self.budget = Budget(setup.settings.budget.within(request.budget))
         repairs = setup.settings.search is not None and setup.settings.search.citations == "repair"
         self.choices = [Choice(repairs=repairs) for _ in range(request.n)]
-        self.prompt: list[Message] = []
+        self.prompts: list[list[Message]] = [[] for _ in range(request.n)]  # grounded, of each choice
         self.counted = False  # a key pays for its tokens, also for those of an answer that nobody waits for
         self._service = service
 
@@ -217,12 +220,19 @@ class ChatRun:
         acts = {"tools", "tool_choice", "parallel_tool_calls"} if self.setup.settings.strategy == "react" else set()
         return frozenset(acts | ({"response_format"} if self.composed() else set()))
 
-    def ground(self, messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
-        """Return the trained prompt over ``passages``, and keep it for feedback."""
+    def ground(self, choice: int, messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
+        """Return the trained prompt over ``passages``, and keep it for feedback: choices may find different ones."""
         search = self.setup.settings.search
         assert search is not None, "only names with an index ground their prompts"
-        self.prompt = grounded_conversation(with_plain_contents(messages), passages, search.passage_words, search.guard)
-        return self.prompt
+        prompt = grounded_conversation(with_plain_contents(messages), passages, search.passage_words, search.guard)
+        self.prompts[choice] = prompt
+        return prompt
+
+    def show(self, passage: Passage) -> str:
+        """Return a passage as the trained prompt would show it, what speaks to the model in it guarded against."""
+        search = self.setup.settings.search
+        assert search is not None, "only names with an index have passages to show"
+        return as_prompted(passage, search.passage_words, search.guard)
 
     async def response(self) -> dict[str, Any]:
         """Return the whole answer. Raises ApiError."""

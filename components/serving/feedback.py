@@ -21,11 +21,17 @@ class Served:
     request_id: str
     model: str
     lineage_id: str
-    prompt: Sequence[Mapping[str, str]]  # what the engine read last: grounded, where there is an index
+    prompts: Sequence[Sequence[Mapping[str, str]]]  # what each answer was to: grounded, where there is an index
     messages: Sequence[Mapping[str, str]]  # what the client sent
     answers: Sequence[str]
-    passage_ids: Sequence[str] = ()
+    passage_ids: Sequence[Sequence[str]] = ()  # that each answer was given
     sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    def given(self, choice: int) -> tuple[Sequence[Mapping[str, str]], Sequence[str]]:
+        """Return what a choice's answer was to, and the passages in it; an unknown choice counts as the first."""
+        place = choice if choice < len(self.answers) else 0
+        prompt = self.prompts[place] if place < len(self.prompts) else []
+        return prompt, self.passage_ids[place] if place < len(self.passage_ids) else []
 
 
 class RecentRequests:
@@ -85,19 +91,20 @@ def feedback_row(feedback: FeedbackRequest, served: Served | None) -> dict[str, 
     if served is not None and feedback.answer is None and feedback.choice >= len(served.answers):
         message = f"Request '{served.request_id}' has {len(served.answers)} choices, counted from 0."
         raise ApiError(400, message, code="invalid_value", param="choice")
+    prompt, passage_ids = served.given(feedback.choice) if served else (None, [])
     messages = feedback.messages if feedback.messages is not None else served and served.messages
     return {
         "feedback_id": uuid.uuid4().hex,
         "request_id": feedback.request_id,
         "model": feedback.model or (served.model if served else None),
         "lineage_id": served.lineage_id if served else None,
-        "prompt": [dict(turn) for turn in (served.prompt if served else messages) or ()],
+        "prompt": [dict(turn) for turn in (messages if prompt is None else prompt) or ()],
         "messages": [dict(turn) for turn in messages or ()],
         "answer": feedback.answer if feedback.answer is not None else served and served.answers[feedback.choice],
         "rating": feedback.rating,
         "preferred": feedback.preferred,
         "comment": feedback.comment,
-        "passage_ids": list(served.passage_ids) if served else [],
+        "passage_ids": list(passage_ids),
         "sampling": json.dumps(dict(served.sampling) if served else {}),
         "created_at": time.time(),
     }

@@ -17,12 +17,16 @@ def served_lineage(
     index: str | None,
     embedder_digest: str | None,
     scorer_digest: str | None = None,
+    summaries: str | None = None,
 ) -> dict[str, Any]:
     """Return the lineage page of one served name; what its adapter changes is in `with_adapter`.
 
     Its ``lineage_id`` is a SHA-256 over what decides the answers: the weights' digest, the version of the
     index, the embedder, the grounded prompt, how passages are searched and the strategy. ``artefact`` is the
     model's own page, with its parents inside; ``made_from`` lists what that chain ends in.
+
+    Args:
+        summaries: pinned table of what the index's groups of passages are about, where the name searches it.
     """
     from components.data import grounding
     from components.tracking.lineage import read_lineage
@@ -38,6 +42,8 @@ def served_lineage(
         else None,
         "strategy": {"name": name.strategy, "options": name.options} | _limits(name),
     }
+    if summaries:
+        decisive["summaries"] = summaries
     if scorer_digest and name.strategy != "direct":
         decisive["scorer"] = scorer_digest
     artefact = read_lineage(model)

@@ -75,12 +75,36 @@ def check_modes(names: Sequence[ServedName], index: str) -> None:
     Raises:
         UserError: with what is missing, and the workflow that makes it.
     """
-    from components.retrieval import documents, exam, graph
+    from components.retrieval import documents, graph
 
-    modes = {name.search.mode for name in names if name.search is not None}
-    if "auto" in modes:
-        modes.add(exam.chosen_config(index).mode)
+    modes = {_mode(name, index) for name in names}
     if "hierarchical" in modes:
         documents.table_of(index)
     if "graph" in modes:
         graph.table_of(index)
+    for name in names:
+        summaries_of(name, index)
+
+
+def summaries_of(name: ServedName, index: str | None) -> str | None:
+    """Return the pinned table of summaries that a name searches, if it does.
+
+    The index's version does not say who wrote them: a name's lineage has to.
+
+    Raises:
+        UserError: none were made of this version of the index.
+    """
+    from components.retrieval import communities
+
+    if index is None or _mode(name, index) != "communities":
+        return None
+    return communities.table_of(index)
+
+
+def _mode(name: ServedName, index: str) -> str | None:
+    """Return how a name searches the index; None where it does not. Raises UserError where no exam chose for auto."""
+    from components.retrieval import exam
+
+    if name.search is None:
+        return None
+    return exam.chosen_config(index).mode if name.search.mode == "auto" else name.search.mode

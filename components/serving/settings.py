@@ -8,7 +8,7 @@ from components.config import AdapterRef, Config, Field, UserError
 from components.reasoning.budget import Limits
 from components.retrieval.guard import Guard
 
-Mode = Literal["dense", "text", "hybrid", "hierarchical", "graph", "auto"]
+Mode = Literal["dense", "text", "hybrid", "hierarchical", "graph", "communities", "auto"]
 
 
 class AdapterOptions(Config):
@@ -57,7 +57,7 @@ class SearchOptions(Config):
     mode: Mode = Field(
         "hybrid",
         description="by meaning (vectors), by words (BM25), by both, fused by rank; within the best documents; along "
-        "the names in passages; or as the index's exam chose",
+        "the names in passages; by both after summaries of groups of passages; or as the index's exam chose",
     )
     where: str | None = Field(None, description="SQL condition on the index's columns, as corpus = 'x'")
     abstain: bool = Field(

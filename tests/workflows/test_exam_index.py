@@ -9,10 +9,10 @@ from components.config import UserError
 from components.data import search, store
 from components.data.records import PASSAGE, passage_schema
 from components.models.sources import digest, resolve
-from components.retrieval import exam, facts
+from components.retrieval import communities, exam, facts
 from components.retrieval.embed import Embedder
 from components.retrieval.exam import ExamConfig
-from components.serving.search import SearchServer, check_modes
+from components.serving.search import SearchServer, check_modes, summaries_of
 from components.serving.settings import SearchOptions, ServedName
 from workflows.exam_index import ExamIndex, main
 
@@ -77,6 +77,7 @@ def test_an_exam_is_kept_with_its_version_and_a_worse_version_does_not_get_the_t
         storage=str(tmp_path),
         graph=True,
         documents=True,
+        communities=True,
         exam=ExamConfig(**settings),
     )
     run = make_run()
@@ -90,7 +91,11 @@ def test_an_exam_is_kept_with_its_version_and_a_worse_version_does_not_get_the_t
 
     check_modes([ServedName(name="n", search=SearchOptions(mode="auto"))], index)
     server = SearchServer(index, str(minilm))
-    for mode in ("auto", "hierarchical", "graph", "hybrid"):
+    summed_up = ServedName(name="n", search=SearchOptions(mode="communities"))
+    check_modes([summed_up], index)
+    assert summaries_of(summed_up, index) == communities.table_of(index) == facts.read(index, "communities")["table"]
+    assert summaries_of(ServedName(name="n", search=SearchOptions()), index) is None
+    for mode in ("auto", "hierarchical", "graph", "communities", "hybrid"):
         found = server._search("Which function counts the entries of the queue?", 2, mode, None)
         assert len(found) == 2 and ("answerable" in found[0]) == (mode == "auto")
 
@@ -105,5 +110,7 @@ def test_an_exam_is_kept_with_its_version_and_a_worse_version_does_not_get_the_t
         main(config.model_copy(update={"exam": only_dense}), make_run())
     assert store.tagged(index, "current") == index
     assert facts.read(second, exam.KIND)["passed"] is False
+    with pytest.raises(UserError, match="no summaries of communities"):
+        check_modes([summed_up], f"{uri}#passages@1")
     with pytest.raises(UserError, match="has sat no exam"):
         check_modes([ServedName(name="n", search=SearchOptions(mode="auto"))], f"{uri}#passages@1")

@@ -1,11 +1,10 @@
 """Break a question down into simpler ones, answer them in turn, and then the question itself."""
 
-import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from components.reasoning.conversation import extended, grounded, last_user
+from components.reasoning.conversation import extended, grounded, last_user, lines_of
 from components.reasoning.events import Found, Message, Piece, Tools, text_of
 from components.reasoning.metered import whole
 
@@ -13,7 +12,6 @@ REQUEST = (
     "Do not answer yet. Which simpler questions have to be answered first, the simplest one first? "
     "Write one a line, numbered."
 )
-_LISTED = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s*(.+?)\s*$", re.MULTILINE)
 
 
 async def least_to_most(
@@ -36,11 +34,11 @@ async def least_to_most(
         yield each
     listed = await whole(tools.generate(extended(prompt, request), max_tokens=_share(tools, part_tokens)))
     yield listed.thought(listed.text.strip() + "\n\n")
-    questions = [line for line in _LISTED.findall(listed.text) if line][:parts]
+    questions = lines_of(listed.text)[:parts]
     at, solved = last_user(prompt), list[Message]()
     original = text_of(prompt[at])
     for question in questions:
-        if not _leaves_an_answer(tools, part_tokens):
+        if not tools.budget.affords(part_tokens):
             break
         asked = [*prompt[:at], *solved, _turn(original, question)]
         part = await whole(tools.generate([*asked, *prompt[at + 1 :]], max_tokens=_share(tools, part_tokens)))
@@ -62,12 +60,3 @@ def _share(tools: Tools, part_tokens: int) -> int:
     """How long one part may be: at most half of what is left."""
     left = tools.budget.cap(None)
     return part_tokens if left is None else max(1, min(part_tokens, left // 2))
-
-
-def _leaves_an_answer(tools: Tools, part_tokens: int) -> bool:
-    """Whether there is room for another part and as much again; where not, the budget has stopped the parts."""
-    left = tools.budget.cap(None)
-    if left is not None and left < 2 * part_tokens:
-        tools.budget.stop("tokens")
-        return False
-    return not tools.budget.spent()

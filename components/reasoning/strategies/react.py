@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from components.reasoning.conversation import Splitter, conclude, extended, followed, last_user
-from components.reasoning.events import Found, Message, Passage, Piece, Tools, text_of
+from components.reasoning.events import Found, Message, Piece, Tools, text_of
+from components.reasoning.searches import Passages
 from components.reasoning.tool_menu import descriptions, tool, use
 
 FINAL, OBSERVATION = "Final Answer:", "Observation:"
@@ -80,31 +81,6 @@ async def react(
     async with aclosing(tools.generate(answering, max_tokens=tools.max_tokens, final=True)) as pieces:
         async for piece in pieces:
             yield piece
-
-
-class Passages:
-    """The passages that searches found, each with its number for citations."""
-
-    def __init__(self, tools: Tools) -> None:
-        self._tools, self._told = tools, 0
-        self.found: list[Passage] = []
-
-    async def retrieve(self, question: str) -> Sequence[Passage]:
-        """Return what is found for a question, numbered from 1 over all searches."""
-        assert self._tools.retrieve is not None, "only handed on where there is an index"
-        numbered = []
-        for passage in await self._tools.retrieve(question):
-            known = [old["passage_id"] for old in self.found]
-            if passage["passage_id"] not in known:
-                self.found.append(passage)
-                known.append(passage["passage_id"])
-            numbered.append({**passage, "number": known.index(passage["passage_id"]) + 1})
-        return numbered
-
-    def changed(self) -> bool:
-        """Return whether there are passages that were not there when this was asked last."""
-        told, self._told = self._told, len(self.found)
-        return told != self._told
 
 
 def _asked(messages: Sequence[Message], named: Sequence[str], functions: Mapping[str, Any]) -> list[Message]:

@@ -9,6 +9,7 @@ import pytest
 from components.config import UserError
 from components.data.task_files import read_tasks
 from components.reasoning.budget import Limits
+from components.reasoning.menu import needs
 from components.serving.app import check_names
 from components.serving.scoring import ScoreServer
 from components.serving.settings import SearchOptions, ServedName
@@ -47,6 +48,8 @@ STRATEGIES = {
     "self_refine": ({}, ["four", "Wrong.", "five", "CORRECT"], "five"),
     "tree_of_thoughts": ({"depth": 1, "breadth": 1, "beam": 1}, ["Answer: 5", "sure"], "5"),
     "auto": ({"table": TABLE}, ["two and three", "five"], "five"),
+    "self_rag": ({}, ["yes", "yes", "no", "five", "yes"], "five"),
+    "agentic_rag": ({}, ["1. What is 2?", "ENOUGH", "five"], "five"),
 }
 
 
@@ -65,6 +68,8 @@ def serve(server):
     """A function from a strategy and the engine's replies to (HTTP client, engine)."""
 
     def make(strategy, options, replies, judge=None, **settings):
+        if "retrieve" in needs(strategy, options):
+            settings.setdefault("search", SearchOptions(passages=2))
         name = ServedName(name="it", strategy=strategy, options=options, **settings)
         lineage = {"it": {"model": "it", "lineage_id": "it" * 8}}
         client, engine, _ = server(judge or Judge(), names=(name,), lineage=lineage)
@@ -291,6 +296,13 @@ def test_what_auto_chose_and_why_there_was_no_program_stand_beside_the_answer(se
         (ServedName(name="n", strategy="few_shot_cot"), "needs the option 'examples'"),
         (ServedName(name="n", strategy="react", options={"with_tools": ["search"]}), "needs an index"),
         (ServedName(name="n", strategy="react", options={"with_tools": ["fly"]}), "there is no tool 'fly'"),
+        (
+            ServedName(name="n", strategy="self_rag"),
+            "answers by self_rag, which needs an index.*`search` with the name",
+        ),
+        (ServedName(name="n", strategy="agentic_rag"), "answers by agentic_rag, which needs an index"),
+        (ServedName(name="n", strategy="agentic_rag", options={"depth": 2}), "has no option 'depth'"),
+        (ServedName(name="n", strategy="self_rag", search=SearchOptions()), "searches, but there is no index"),
         (ServedName(name="n", strategy="auto"), "needs the option 'table'"),
         (ServedName(name="n", strategy="auto", options={"table": {"version": 7}}), "a table of version 1"),
         (ServedName(name="n", strategy="self_consistency", options={"samples": "many"}), "got 'many'"),

@@ -9,7 +9,7 @@ from components.config import UserError
 from components.data.statistics import interval
 
 if TYPE_CHECKING:
-    from components.retrieval.retrieve import Hit
+    from components.retrieval.hits import Hit
 
 Signal = Literal["similarity", "bm25", "score"]
 SIGNALS: tuple[Signal, ...] = ("similarity", "bm25", "score")

@@ -12,7 +12,8 @@ from components.retrieval.settings import RetrieveConfig
 from components.retrieval.transforms.expansion import Expansion
 
 if TYPE_CHECKING:
-    from components.retrieval.retrieve import Hit, Retriever
+    from components.retrieval.hits import Hit
+    from components.retrieval.retrieve import Retriever
 
 WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of vectors, tried where a fusion is fitted
 _CANDIDATES = 100  # of each side: what one side has deep down, the other may have on top

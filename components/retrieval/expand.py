@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from components.data import store
 
 if TYPE_CHECKING:
-    from components.retrieval.retrieve import Hit
+    from components.retrieval.hits import Hit
 
 Expand = Literal["none", "neighbours", "document"]
 _COLUMNS = ["corpus", "doc_id", "start", "end", "text", "n_tokens"]

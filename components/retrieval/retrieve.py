@@ -1,7 +1,7 @@
 """Finds the passages of an index that answer a query: by meaning, by words, by both, and in further stages."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from components.retrieval import communities, documents, graph
 from components.retrieval.diversify import maximal_marginal_relevance
 from components.retrieval.embed import Embedder
 from components.retrieval.expand import expand
-from components.retrieval.fusion import reciprocal_rank_fusion, weighted_fusion
+from components.retrieval.hits import KEPT, Hit, as_hit, fused
 from components.retrieval.rerank import as_read
 from components.retrieval.settings import Mode, RetrieveConfig
 from components.retrieval.transforms import Generate, Probe, Tools, transformed
@@ -23,27 +23,7 @@ if TYPE_CHECKING:
     from components.retrieval.rerank import Reranker
 
 __all__ = ["Hit", "Mode", "RetrieveConfig", "Retriever", "open_retriever"]
-_KEPT = ("passage_id", "corpus", "doc_id", "text", "title", "source", "group", "symbol", "start", "end")
 Rows = dict[str, dict[str, Any]]  # passage_id → row, best first
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One passage that was found."""
-
-    passage_id: str
-    corpus: str
-    doc_id: str
-    text: str
-    title: str
-    source: str
-    group: str
-    symbol: str | None
-    start: int  # of the text in its document, in characters
-    end: int
-    score: float  # of the last stage that put them in order: cosine, BM25, fused, share of a walk, or reranked
-    similarity: float | None  # cosine in [-1, 1], where the vectors were searched and brought it
-    bm25: float | None  # where the words were searched and brought it
 
 
 class Retriever:
@@ -188,7 +168,7 @@ class Retriever:
             probes = transformed(query, tools, config.transform)
         dense = [(self._dense(probe, n, where), probe.weight) for probe in probes if probe.meaning and self._by_vector]
         text = [(self._text(probe.words, n, where), probe.weight) for probe in probes if probe.words and self._by_words]
-        hits = _fused(dense, text, config)
+        hits = fused(dense, text, config)
         rows = {row["passage_id"]: row for found, _ in (*dense, *text) for row in found}
         if config.mode == "graph":
             hits = self._walked(query, hits, rows, n, where)
@@ -220,12 +200,12 @@ class Retriever:
         ranked = dict(self._parts["graph"].rank(query, seeds, n))
         missing = ", ".join(store.quote(key) for key in ranked if key not in rows)
         if missing:
-            columns = [*_KEPT, "vector"] if self.config.novelty else list(_KEPT)
+            columns = [*KEPT, "vector"] if self.config.novelty else list(KEPT)
             condition = f"passage_id IN ({missing})" + (f" AND ({where})" if where else "")
             rows |= {row["passage_id"]: row for row in store.rows(self._table, columns, condition)}
         known = {hit.passage_id: hit for hit in hits}
         return [
-            replace(known[key], score=share) if key in known else _hit(rows[key], share)
+            replace(known[key], score=share) if key in known else as_hit(rows[key], share)
             for key, share in ranked.items()
             if key in rows
         ]
@@ -241,7 +221,7 @@ class Retriever:
         found = communities.nearest(*tables, query, vector, n, where, with_vectors=self.config.novelty > 0)
         rows |= {row["passage_id"]: row for row in found}
         best = hits[0].score if hits else 0.0
-        return [*(_hit(row, max(row["score"], best)) for row in found), *hits]
+        return [*(as_hit(row, max(row["score"], best)) for row in found), *hits]
 
     def _reranked(self, query: str, hits: list[Hit]) -> list[Hit]:
         """Return the best hits by the reranker; what it does not read is left out."""
@@ -282,37 +262,3 @@ def load_reranker(config: RetrieveConfig, cache: Path) -> "Reranker | LateIntera
 
     folder = sources.resolve(config.rerank, cache)
     return late.LateInteraction(folder) if late.compares_tokens(folder) else Reranker(folder)
-
-
-def _fused(
-    dense: list[tuple[list[dict[str, Any]], float]],
-    text: list[tuple[list[dict[str, Any]], float]],
-    config: RetrieveConfig,
-) -> list[Hit]:
-    """Return the hits of all ranked lists, each given with its weight; a single list keeps its own scores."""
-    similarity, bm25 = _best_scores(dense), _best_scores(text)
-    rows = {row["passage_id"]: row for found, _ in (*text, *dense) for row in found}
-    lists = [
-        ({row["passage_id"]: row["score"] for row in found}, weight * 2 * share)
-        for side, share in ((dense, config.dense_weight), (text, 1 - config.dense_weight))
-        for found, weight in side
-    ]
-    if len(lists) == 1:
-        fused = list(lists[0][0].items())
-    elif config.fusion == "rrf":
-        fused = reciprocal_rank_fusion([list(found) for found, _ in lists], config.rank_constant, [w for _, w in lists])
-    else:
-        fused = weighted_fusion([found for found, _ in lists], [weight for _, weight in lists])
-    return [_hit(rows[key], score, similarity.get(key), bm25.get(key)) for key, score in fused]
-
-
-def _best_scores(side: list[tuple[list[dict[str, Any]], float]]) -> dict[str, float]:
-    best: dict[str, float] = {}
-    for found, _ in side:
-        for row in found:
-            best[row["passage_id"]] = max(row["score"], best.get(row["passage_id"], row["score"]))
-    return best
-
-
-def _hit(row: dict[str, Any], score: float, similarity: float | None = None, bm25: float | None = None) -> Hit:
-    return Hit(**{name: row[name] for name in _KEPT}, score=score, similarity=similarity, bm25=bm25)

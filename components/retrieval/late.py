@@ -5,8 +5,8 @@ passages are does not depend on the question, so that their vectors are kept.
 
 LanceDB could keep such vectors, too, in a column of lists of vectors, and search all of them. Passages of 100 tokens
 took 154 KB each there instead of 1.5 KB, and a question to a thousand of them 2.6 s; the 20 candidates of a search took
-1.6 to 2.4 s when they were new and 0.03 to 0.09 s when they were not (two busy cores, all-MiniLM-L6-v2). Nor is a search
-of all exact but without a vector index: with one, all of its cells looked at, it found 6 of the 10 best random passages.
+1.6 to 2.4 s when they were new and 0.03 to 0.09 s when they were not (two busy cores, all-MiniLM-L6-v2). And only
+without a vector index is it exact: with one, all its cells looked at, it found 6 of the 10 best of random passages.
 """
 
 import json

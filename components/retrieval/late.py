@@ -2,6 +2,11 @@
 
 It puts candidates in order that a search has brought, as a cross-encoder does, for the price of an embedder: what
 passages are does not depend on the question, so that their vectors are kept.
+
+LanceDB could keep such vectors, too, in a column of lists of vectors, and search all of them. Passages of 100 tokens
+took 154 KB each there instead of 1.5 KB, and a question to a thousand of them 2.6 s; the 20 candidates of a search took
+1.6 to 2.4 s when they were new and 0.03 to 0.09 s when they were not (two busy cores, all-MiniLM-L6-v2). And only
+without a vector index is it exact: with one, all its cells looked at, it found 6 of the 10 best of random passages.
 """
 
 import json
@@ -95,9 +100,7 @@ def _encoder(folder: Path, dtype: Dtype) -> Any:
         return MultiVectorEncoder(str(folder), **options).eval()
     pooled = SentenceTransformer(str(folder), **options) if kind == "SentenceTransformer" else None
     if pooled is None or not isinstance(pooled[0], Transformer):
-        raise UserError(
-            f"{folder} has no vectors of tokens: late interaction takes a transformer embedder or a ColBERT"
-        )
+        raise UserError(f"{folder} has no vectors of tokens: late interaction takes an embedder or a ColBERT")
     # Words that the tokenizer does not know stay: their vectors know what stands around them.
     marks = sorted(set(pooled.tokenizer.all_special_tokens) - {pooled.tokenizer.unk_token})
     mask = MultiVectorMask(skiplist_words=marks, skiplist_tasks=["query", "document"])

@@ -42,7 +42,7 @@ def make_index(uri: str, embedder: Path, vectors_of: Callable[[Embedder, list[di
             shared = dict.fromkeys(PASSAGE.names, f"{subject}:{edition}") | {"corpus": "c", "metadata": "{}"}
             own = {"text": text, "title": subject, "group": "", "symbol": None, "start": 0, "end": len(text)}
             rows.append(shared | own | {"n_tokens": 7, "embedder": digest(embedder)})
-    vectors = vectors_of(Embedder(embedder, "float32"), rows)
+    vectors = vectors_of(Embedder(embedder), rows)
     rows = [row | {"vector": vector} for row, vector in zip(rows, vectors, strict=True)]
     store.write(uri, "passages", rows, schema=passage_schema(vectors.shape[1]), key="passage_id")
     return search.create_fulltext(f"{uri}#passages", "text")

@@ -155,7 +155,7 @@ def test_it_puts_an_indexs_candidates_in_order_and_is_examined_where_it_was_aske
     ]
     store.write(str(tmp_path), "passages", rows, schema=passage_schema(32), key="passage_id")
     index = search.create_fulltext(f"{tmp_path}#passages", "text")
-    pinned, modes = prepare(index, "none", False, False, str(tiny))
+    pinned, modes = prepare(index, "none", False, False, late=str(tiny))
     assert pinned == index and "hybrid_late" not in prepare(index, "none", False, False)[1]
     way = modes["hybrid_late"].model_copy(update={"rerank_depth": 3})
     found = open_retriever(index, tiny, way, tmp_path).search(QUERY, k=3)

@@ -56,6 +56,11 @@ class Passages:
             return []
 
 
+def in_order(passages: Sequence[Passage], tools: Tools) -> str:
+    """Return passages as ``numbered`` does, each with its place among them, from 1, as its number."""
+    return numbered([{**one, "number": place} for place, one in enumerate(passages, 1)], tools)
+
+
 def numbered(passages: Sequence[Passage], tools: Tools) -> str:
     """Return passages as prompts may show them, one a line, each after its number where it has one."""
     lines = []

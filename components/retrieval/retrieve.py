@@ -174,9 +174,9 @@ class Retriever:
     def _dense(self, probe: Probe, n: int, where: str | None) -> list[dict[str, Any]]:
         assert self._embedder is not None and probe.meaning is not None
         embed: Callable[[str], Any] = self._embedder.query
-        found = self._embedder.documents([probe.meaning])[0] if probe.as_document else embed(probe.meaning)
+        vector = self._embedder.documents([probe.meaning])[0] if probe.as_document else embed(probe.meaning)
         return search.search_vector(
-            self._table, found.tolist(), n, where, approximate=True, with_vectors=self.config.novelty > 0
+            self._table, vector.tolist(), n, where, approximate=True, with_vectors=self.config.novelty > 0
         )
 
     def _text(self, words: str, n: int, where: str | None) -> list[dict[str, Any]]:
@@ -201,12 +201,15 @@ class Retriever:
     def _summed_up(self, query: str, hits: list[Hit], rows: Rows, where: str | None) -> list[Hit]:
         """Return the hits behind the summaries that fit the query; none of these scores less than the best hit."""
         assert self._embedder is not None
-        tables, vector, n = (
-            (self._parts["communities"], self._table),
+        found = communities.nearest(
+            self._parts["communities"],
+            self._table,
+            query,
             self._embedder.query(query),
             self.config.communities,
+            where,
+            with_vectors=self.config.novelty > 0,
         )
-        found = communities.nearest(*tables, query, vector, n, where, with_vectors=self.config.novelty > 0)
         rows |= {row["passage_id"]: row for row in found}
         best = hits[0].score if hits else 0.0
         return [*(as_hit(row, max(row["score"], best)) for row in found), *hits]

@@ -109,7 +109,7 @@ def registered_parts(reference: str) -> tuple[str, str, str]:
 
 
 def registered_tags(storage: Path, reference: str) -> dict[str, str]:
-    """Return the tags of a ``models:/`` reference's version, as `Run.register_model` wrote them; of others none."""
+    """Return the tags of a ``models:/`` reference's version, as `register_model` wrote them; of others none."""
     if not registered_parts(reference)[0]:
         return {}
     return dict(_registered(tracking_uri(storage), reference).tags)

@@ -10,7 +10,7 @@ from components.config import UserError
 from components.reasoning.conversation import conclude, extended, last_user, lines_of
 from components.reasoning.events import Found, Message, Piece, Tools, last_question
 from components.reasoning.metered import whole
-from components.reasoning.searches import Passages, numbered
+from components.reasoning.searches import Passages, in_order
 
 ENOUGH = "ENOUGH"
 PLAN = (
@@ -148,8 +148,7 @@ class _Hunt:
 
     def _request(self) -> list[Message]:
         """Return the conversation up to its question, with the passages and what is asked about them."""
-        found = [{**one, "number": place} for place, one in enumerate(self.passages.found, 1)]
-        listed = numbered(found, self.tools) or "(none)"
+        listed = in_order(self.passages.found, self.tools) or "(none)"
         searched = "\n".join(f"- {query}" for query in self.asked)
         request = f"Passages:\n{listed}\n\nSearched for already:\n{searched}\n\n{PLAN.format(parts=self.parts)}"
         return extended(self.messages[: last_user(self.messages) + 1], request)

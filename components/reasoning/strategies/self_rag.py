@@ -10,7 +10,7 @@ from components.config import UserError
 from components.reasoning.conversation import conclude, extended, followed
 from components.reasoning.events import Found, Message, Passage, Piece, Tools, last_question
 from components.reasoning.metered import Sample, draw, whole
-from components.reasoning.searches import Passages, numbered
+from components.reasoning.searches import Passages, in_order
 
 DECIDE = "Do not answer yet. Do you have to look something up in the documents to answer this? Reply yes or no."
 RELEVANT = "Do not answer yet. Does this passage hold something that helps to answer? Reply yes or no."
@@ -176,7 +176,7 @@ async def _written(
 ) -> AsyncGenerator[Piece, None]:
     """Write the answer, judge it and write it again, and leave in ``answer`` what may be given; yield the drafts."""
     tools = judge.tools
-    listed = numbered([{**one, "number": place} for place, one in enumerate(judge.helping, 1)], tools)
+    listed = in_order(judge.helping, tools)
     asked = list(prompt)
     for left in range(rewrites, -1, -1):
         draft = await whole(tools.generate(asked, max_tokens=tools.max_tokens))

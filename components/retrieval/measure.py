@@ -39,29 +39,42 @@ def per_query(grades: Grades, rankings: Rankings, k: int) -> dict[str, dict[str,
     return values
 
 
-def summary(values: Mapping[str, Mapping[str, float]], seconds: Mapping[str, float], seed: int = 0) -> Figures:
+def summary(
+    values: Mapping[str, Mapping[str, float]],
+    seconds: Mapping[str, float],
+    seed: int = 0,
+    groups: Mapping[str, str] | None = None,
+) -> Figures:
     """Return each measure's mean over the queries and the latency's p50 and p95 in ms, with 95 % intervals."""
     milliseconds = [1000 * value for value in seconds.values()]
-    return means(values, seed) | {f"p{q}_ms": quantile(milliseconds, q / 100, seed) for q in (50, 95)}
+    return means(values, seed, groups) | {f"p{q}_ms": quantile(milliseconds, q / 100, seed) for q in (50, 95)}
 
 
-def means(values: Mapping[str, Mapping[str, float]], seed: int = 0) -> Figures:
-    """Return each measure's mean over the queries, with a 95 % interval."""
-    return {name: interval([list(by_query.values())], list(by_query), seed=seed) for name, by_query in values.items()}
+def means(values: Mapping[str, Mapping[str, float]], seed: int = 0, groups: Mapping[str, str] | None = None) -> Figures:
+    """Return each measure's mean over the queries, with a 95 % interval; ``groups`` as for ``paired``."""
+    return {
+        name: interval([list(by_query.values())], _clusters(by_query, groups), seed=seed)
+        for name, by_query in values.items()
+    }
 
 
-def paired(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int = 0) -> dict[str, float]:
+def paired(
+    ours: Mapping[str, float], theirs: Mapping[str, float], seed: int = 0, groups: Mapping[str, str] | None = None
+) -> dict[str, float]:
     """Return the mean difference ``ours - theirs`` over the same queries, with a 95 % interval.
 
     Both sides are drawn together: what makes a query hard for both cancels, so that the interval is narrower
     than two intervals side by side would suggest.
+
+    Args:
+        groups: query → what it shares with others, as a passage that all of them ask about: they are drawn together.
 
     Raises:
         UserError: the two sides were not asked the same queries.
     """
     if set(ours) != set(theirs):
         raise UserError(f"{len(set(ours) ^ set(theirs))} queries were asked on one side only: compare the same ones")
-    return interval([[ours[query] - theirs[query] for query in ours]], list(ours), seed=seed)
+    return interval([[ours[query] - theirs[query] for query in ours]], _clusters(ours, groups), seed=seed)
 
 
 def quantile(values: Sequence[float], q: float, seed: int = 0) -> dict[str, float]:
@@ -83,6 +96,10 @@ def table(rows: Mapping[str, Figures]) -> str:
     for name, figures in rows.items():
         lines.append(f"| {name} | " + " | ".join(_cell(figures[column], column) for column in columns) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _clusters(by_query: Mapping[str, float], groups: Mapping[str, str] | None) -> list[str]:
+    return [groups[query] for query in by_query] if groups is not None else list(by_query)
 
 
 def _scored(ranking: Sequence[str], of_query: Mapping[str, int]) -> dict[str, float]:

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+def as_read(title: str, text: str) -> str:
+    """Return a passage as rerankers read it, whether they learn or rank."""
+    return f"{title}\n{text}"
+
+
 class Reranker:
     """A loaded cross-encoder with one output; calls from several threads take turns."""
 

@@ -1,7 +1,6 @@
 """Finds the passages of an index that answer a query: by meaning, by words, by both, and in further stages."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from components.config import UserError
 from components.data import search, store
 from components.models import sources
+from components.models.query_adapter import QueryAdapter
 from components.retrieval import communities, documents, graph
 from components.retrieval.diversify import maximal_marginal_relevance
 from components.retrieval.embed import Embedder
 from components.retrieval.expand import expand
 from components.retrieval.hits import KEPT, Hit, as_hit, fused
+from components.retrieval.rerank import as_read
 from components.retrieval.settings import Mode, RetrieveConfig
 from components.retrieval.transforms import Generate, Probe, Tools, transformed
 
@@ -54,14 +55,15 @@ class Retriever:
         if not sample:
             raise UserError(f"{self.index} has no passages: build the index first")
         self._embedder: Embedder | None = None
+        self._made_by = sample[0]["embedder"]
         if config.asks_vectors():
-            if sample[0]["embedder"] != sources.digest(Path(embedder_folder)):
+            if self._made_by != sources.digest(Path(embedder_folder)):
                 raise UserError(
                     f"the vectors of {self.index} were made by another embedder than {embedder_folder}: "
                     "use the one that built the index, or build it again"
                 )
             self._embedder = Embedder(embedder_folder)
-        self._parts: dict[str, Any] = {}  # documents, graph and summaries, opened when a mode first asks for them
+        self._parts: dict[str, Any] = {}  # documents, graph, summaries, adapters, opened when a config asks for them
         self._prepare(config, reranker)
 
     def with_config(self, config: RetrieveConfig, reranker: "Reranker | LateInteraction | None" = None) -> "Retriever":
@@ -113,10 +115,10 @@ class Retriever:
         return self._embedder.documents(texts).tolist()
 
     def embed_query(self, query: str) -> list[float]:
-        """Return the unit vector of a query. Raises as ``embed``."""
+        """Return the unit vector that a query is searched by. Raises as ``embed``."""
         if self._embedder is None:
             raise UserError("this retriever searches words only: choose mode dense or hybrid to embed a query")
-        return self._embedder.query(query).tolist()
+        return self._meaning(query).tolist()
 
     def _prepare(self, config: RetrieveConfig, reranker: "Reranker | LateInteraction | None") -> None:
         """Open what a config's stages need."""
@@ -125,12 +127,25 @@ class Retriever:
         if config.rerank and reranker is None:
             raise UserError(f"the reranker {config.rerank} is not loaded: open the retriever with open_retriever")
         self._reranker = reranker
+        self._adapter = self._opened_adapter(config.query_adapter) if config.query_adapter else None
         if config.mode == "hierarchical" and "documents" not in self._parts:
             self._parts["documents"] = store.open_table(documents.table_of(self.index))
         if config.mode == "graph" and "graph" not in self._parts:
             self._parts["graph"] = graph.load(self.index)
         if config.mode == "communities" and "communities" not in self._parts:
             self._parts["communities"] = store.open_table(communities.table_of(self.index))
+
+    def _opened_adapter(self, folder: str) -> QueryAdapter:
+        if folder not in self._parts:
+            self._parts[folder] = QueryAdapter.read(folder)
+        self._parts[folder].check(self._made_by, self.index)
+        return self._parts[folder]
+
+    def _meaning(self, query: str) -> Any:
+        """Return the unit vector that a query is searched by: its own, or as the adapter maps it."""
+        assert self._embedder is not None
+        vector = self._embedder.query(query)
+        return vector if self._adapter is None else self._adapter.apply(vector)
 
     def _depth(self, k: int) -> int:
         """Return how many candidates the first stage has to bring for ``k`` hits at the end."""
@@ -143,9 +158,7 @@ class Retriever:
         """Return up to ``n`` hits and, where later stages compare them, passage_id → vector."""
         config = self.config
         if config.mode == "hierarchical":
-            assert self._embedder is not None
-            vector = self._embedder.query(query)
-            within = documents.nearest(self._parts["documents"], query, vector, config.documents, where)
+            within = documents.nearest(self._parts["documents"], query, self._meaning(query), config.documents, where)
             if within is None:
                 return [], {}
             where = f"({where}) AND ({within})" if where else within
@@ -173,10 +186,9 @@ class Retriever:
 
     def _dense(self, probe: Probe, n: int, where: str | None) -> list[dict[str, Any]]:
         assert self._embedder is not None and probe.meaning is not None
-        embed: Callable[[str], Any] = self._embedder.query
-        vector = self._embedder.documents([probe.meaning])[0] if probe.as_document else embed(probe.meaning)
+        found = self._embedder.documents([probe.meaning])[0] if probe.as_document else self._meaning(probe.meaning)
         return search.search_vector(
-            self._table, vector.tolist(), n, where, approximate=True, with_vectors=self.config.novelty > 0
+            self._table, found.tolist(), n, where, approximate=True, with_vectors=self.config.novelty > 0
         )
 
     def _text(self, words: str, n: int, where: str | None) -> list[dict[str, Any]]:
@@ -220,7 +232,7 @@ class Retriever:
         read = hits[: max(self.config.rerank_depth, 1)]
         if not read:
             return []
-        scores = self._reranker.scores(query, [f"{hit.title}\n{hit.text}" for hit in read])
+        scores = self._reranker.scores(query, [as_read(hit.title, hit.text) for hit in read])
         scored = [replace(hit, score=float(score)) for hit, score in zip(read, scores, strict=True)]
         return sorted(scored, key=lambda hit: -hit.score)
 

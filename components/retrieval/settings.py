@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from components.config import Config, Field, ModelRef, UserError
+from components.config import Config, Field, InputPath, ModelRef, UserError
 from components.retrieval.expand import Expand
 from components.retrieval.transforms import Transform
 
@@ -26,6 +26,9 @@ class RetrieveConfig(Config):
     fusion: Literal["rrf", "weighted"] = Field("rrf", description="by ranks, or by scores stretched to [0, 1]")
     rank_constant: int = Field(60, ge=1, description="constant of reciprocal rank fusion; smaller favours the first")
     dense_weight: float = Field(0.5, ge=0, le=1, description="weight of vectors in a fusion; words have the rest")
+    query_adapter: InputPath | None = Field(
+        None, description="folder of a map of query vectors, as train_reranker makes it for one embedder"
+    )
     documents: int = Field(10, ge=1, description="documents that a hierarchical search goes into")
     communities: int = Field(2, ge=1, description="summaries of groups of passages that go before the passages")
     rerank: ModelRef | None = Field(
@@ -42,6 +45,12 @@ class RetrieveConfig(Config):
     def _words_need_a_side(self) -> "RetrieveConfig":
         if self.transform is not None and self.transform.name == "expansion" and self.mode == "dense":
             raise UserError("transform 'expansion' adds words, and mode 'dense' searches none: choose hybrid or text")
+        return self
+
+    @model_validator(mode="after")
+    def _an_adapter_needs_vectors(self) -> "RetrieveConfig":
+        if self.query_adapter is not None and self.mode == "text":
+            raise UserError("query_adapter maps query vectors, and mode 'text' searches none: choose hybrid or dense")
         return self
 
     def asks_vectors(self) -> bool:

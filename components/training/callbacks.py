@@ -88,10 +88,13 @@ def make_callback(
             if "loss" not in logs:
                 return
             figures = train_metrics(logs)
-            now_s, tokens = time.monotonic(), float(logs.get("num_tokens", 0.0))
+            now_s = time.monotonic()
             figures["time/step"] = now_s - self.started_s
-            figures["train/tokens_per_s"] = (tokens - self.tokens) / max(figures["time/step"], 1e-9)
-            self.started_s, self.tokens = now_s, tokens
+            if "num_tokens" in logs:  # trainers that read no text count none
+                tokens = float(logs["num_tokens"])
+                figures["train/tokens_per_s"] = (tokens - self.tokens) / max(figures["time/step"], 1e-9)
+                self.tokens = tokens
+            self.started_s = now_s
             self.breach = self._what_is_wrong(state.global_step, figures)
             if state.is_world_process_zero:
                 run.log_metrics(

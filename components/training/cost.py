@@ -44,15 +44,21 @@ def write(folder: Path, model: Any, clock: StepClock) -> None:
     write_whole(folder / FILE, json.dumps(found | ({} if step_s is None else {"cost/step_seconds": step_s})))
 
 
+def measured(folder: Path) -> dict[str, float]:
+    """Return what was measured in a run's folder, once: the file goes."""
+    path = folder / FILE
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    path.unlink(missing_ok=True)
+    return {name: float(value) for name, value in found.items()}
+
+
 def figures(folder: Path, model: Path, recipe: Recipe, batch_tokens: int, dtype: str) -> dict[str, float]:
     """Return what was measured in a run's folder and, by the planner's arithmetic, what the adapter saved.
 
     The saving is the arithmetic's for full fine-tuning less the arithmetic's for this run: weights, gradients,
     optimizer, activations and logits of one worker. A base that it cannot read has none.
     """
-    path = folder / FILE
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    path.unlink(missing_ok=True)
+    found = measured(folder)
     try:
         planned = planned_memory(model, recipe, batch_tokens, dtype)
     except UserError:

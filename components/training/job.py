@@ -25,7 +25,7 @@ def train(
     loop: Callable[[dict[str, Any]], dict[str, Any]],
     recipe: Recipe,
     *,
-    model: Path,
+    model: Path | None,
     train_rows: Tokenized,
     eval_rows: Tokenized | None,
     run_dir: Path,
@@ -35,6 +35,7 @@ def train(
     """Run the loop on Ray Train workers and return its figures; the result lies in ``trained_folder``.
 
     Args:
+        model: folder of the model that is trained; none: the loop makes what it trains.
         identity: digests that a checkpoint must share with this job to be gone on from.
         payload: what this loop needs besides what every loop gets; plain data.
 
@@ -48,7 +49,7 @@ def train(
     dtype = weight_dtype(optim.dtype, scale.gpu)
     arguments = trainer_arguments(recipe, bf16=dtype == "bfloat16", steps=steps, checkpoints=run_dir / FOLDER)
     whole = {
-        "model": str(model),
+        "model": str(model) if model else None,
         "adapter": recipe.adapter.model_dump(),
         "arguments": arguments,
         "dtype": dtype,
@@ -59,10 +60,13 @@ def train(
         "evidence": str(run_dir / "evidence.json"),
         **payload,
     }
-    _check_adapter(recipe, model, steps)
+    if model:
+        _check_adapter(recipe, model, steps)
     settings = json.dumps([arguments, recipe.adapter.model_dump(), dtype, steps], sort_keys=True)
     marks = {**identity, "settings": hashlib.sha256(settings.encode()).hexdigest()[:16]}
     figures = launch(loop, whole, scale, run_dir, marks)
+    if model is None:
+        return figures | cost.measured(run_dir)
     if recipe.adapter.name != "none":
         quantization = "nf4" if recipe.adapter.quantizes else None
         base = identity.get("base_digest") or digest(model)
@@ -103,8 +107,13 @@ def publish(
     write_lineage(trained, kind=name or recipe.output, run=run, parents=[model, table], facts=facts)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(trained, target)
-    for leftover in (FOLDER, "rows"):
-        shutil.rmtree(run.dir / leftover, ignore_errors=True)
+    discard(run.dir)
     if name:
         return {name: str(target)}
     return {recipe.output: str(target)} | ({"base": str(model)} if recipe.output == "adapter" else {})
+
+
+def discard(run_dir: Path) -> None:
+    """Remove what was trained and not published, and what only a restart would need."""
+    for leftover in (trained_folder(run_dir), run_dir / FOLDER, run_dir / "rows"):
+        shutil.rmtree(leftover, ignore_errors=True)

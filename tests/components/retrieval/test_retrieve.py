@@ -9,6 +9,7 @@ import pytest
 from components.config import UserError
 from components.data import search, store
 from components.data.records import PASSAGE, passage_schema
+from components.models.query_adapter import QueryAdapter
 from components.models.sources import digest
 from components.retrieval.embed import Embedder
 from components.retrieval.retrieve import RetrieveConfig, Retriever
@@ -119,3 +120,33 @@ def test_what_does_not_fit_is_refused(index: str, minilm: Path, tmp_path: Path) 
         Retriever(empty, minilm, RetrieveConfig())
     with pytest.raises(UserError, match="no table 'absent'"):
         Retriever(f"{uri}#absent", minilm, RetrieveConfig())
+
+
+def test_an_identity_adapter_changes_nothing_and_another_map_only_the_meaning(
+    index: str, minilm: Path, retrievers: dict[str, Retriever], tmp_path: Path
+) -> None:
+    QueryAdapter(np.eye(384, dtype=np.float32), digest(minilm)).write(tmp_path / "same")
+    QueryAdapter(-np.eye(384, dtype=np.float32), digest(minilm)).write(tmp_path / "opposite")
+    for mode in ("dense", "hybrid"):
+        plain = retrievers[mode]
+        same = plain.with_config(RetrieveConfig(mode=mode, query_adapter=str(tmp_path / "same")))
+        ours, theirs = (way.search("the heap invariant", k=4) for way in (same, plain))
+        assert [hit.passage_id for hit in ours] == [hit.passage_id for hit in theirs]
+        assert [hit.score for hit in ours] == pytest.approx([hit.score for hit in theirs], abs=1e-6)
+        assert same.embed_query("heap") == pytest.approx(plain.embed_query("heap"), abs=1e-6)
+    dense = RetrieveConfig(mode="dense", k=4, query_adapter=str(tmp_path / "opposite"))
+    turned, plain = (way.search("the heap", k=4) for way in (Retriever(index, minilm, dense), retrievers["dense"]))
+    assert [hit.passage_id for hit in turned] == [hit.passage_id for hit in reversed(plain)]
+    assert [hit.score for hit in turned] == pytest.approx([-hit.score for hit in reversed(plain)], abs=1e-5)
+    hybrid = retrievers["hybrid"].with_config(RetrieveConfig(query_adapter=str(tmp_path / "opposite")))
+    assert hybrid.search("the heap", mode="text") == retrievers["text"].search("the heap")
+
+
+def test_an_adapter_of_another_embedder_is_refused(retrievers: dict[str, Retriever], tmp_path: Path) -> None:
+    QueryAdapter(np.eye(384, dtype=np.float32), "of another model").write(tmp_path)
+    with pytest.raises(UserError, match=r"made by .*: train one on this index, or leave query_adapter out"):
+        retrievers["hybrid"].with_config(RetrieveConfig(query_adapter=str(tmp_path)))
+    with pytest.raises(UserError, match="is no query adapter"):
+        retrievers["hybrid"].with_config(RetrieveConfig(query_adapter=str(tmp_path / "absent")))
+    with pytest.raises(ValueError, match="mode 'text' searches none"):
+        RetrieveConfig(mode="text", query_adapter=str(tmp_path))

@@ -177,8 +177,8 @@ def test_a_sides_memory_is_its_own_and_each_iterations(arena: Arena) -> None:
     script = (
         "import sys, time\n"
         "say = lambda n: print(f'(pid=1) progress {n}/2 iterations (reward 1)', file=sys.stderr, flush=True)\n"
-        "time.sleep(1); say(1); time.sleep(1)\n"
-        "kept = b'x' * 300_000_000; time.sleep(1); say(2); print('{}')\n"
+        "time.sleep(1); say(1); time.sleep(3)\n"  # long enough to be looked at on a busy machine
+        "kept = b'x' * 300_000_000; time.sleep(3); say(2); print('{}')\n"
     )
     ran = arena.run("side", [sys.executable, "-c", script])
     assert ran.lines == ["{}"]

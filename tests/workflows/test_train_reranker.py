@@ -92,6 +92,7 @@ def test_a_reranker_that_helps_is_kept_and_searched_with(storage: Path, embedder
     assert (again["code"], again["run_id"], again["outputs"]) == (0, done["run_id"], outputs)
 
 
+@pytest.mark.exhaustive
 def test_an_adapter_that_does_not_help_enough_is_not_kept(storage: Path, embedder: Path) -> None:
     """Questions are made from the passages, whose vectors mean nothing; a gain of 0.9 is asked for."""
     asked = ["kind=adapter", "ask.test_share=0.5", "min_gain=0.9", "adapter.optim.epochs=2", *ALL_PASS]

@@ -208,6 +208,7 @@ def on_ray(folder: Path, encoder: Path, log: Log) -> dict[str, torch.Tensor]:
     return load_file(job.trained_folder(folder) / "model.safetensors")
 
 
+@pytest.mark.exhaustive
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(ray_cluster, encoder: Path, tmp_path: Path) -> None:
     """With dropout: what is drawn after the restart is what would have been drawn."""
     from ray import cloudpickle

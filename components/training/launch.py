@@ -36,6 +36,8 @@ def launch(
     """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
+    from components.training.process_group import ProcessGroup
+
     cores = worker_cores(scale)
     folder = run_dir / FOLDER
     resume_from = checkpoints.prepare(folder, {**identity, "workers": str(scale.workers)}, payload["run"].storage)
@@ -45,6 +47,7 @@ def launch(
     trainer = _trainer_class()(
         loop,
         train_loop_config=payload,
+        torch_config=ProcessGroup(),
         scaling_config=ScalingConfig(
             num_workers=scale.workers,
             use_gpu=scale.gpu,

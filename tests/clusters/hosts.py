@@ -39,8 +39,9 @@ def what_is_missing() -> str | None:
 def hosts(folder: Path, count: int) -> Iterator[tuple[list[Host], Path]]:
     """Make ``count`` hosts; yield them and the private key that opens them. Nothing of them is left afterwards.
 
-    A host has a home, /tmp, /run and /dev/shm of its own; the rest of the file tree, Python and this project in it, is
-    the machine's, so that ``folder`` must not be in one of these. The machine itself is on the network, as .254.
+    A host has a home, /tmp, /run, /dev/shm and processes of its own (`ray stop` ends all that it sees); the rest of the
+    file tree, Python and this project in it, is the machine's, so that ``folder`` must not be in one of these. The
+    machine itself is on the network, as .254.
     """
     key = folder / "key"
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
@@ -91,7 +92,7 @@ def _join(host: Host, bridge: str) -> None:
 
 
 def _start(host: Host, folder: Path, key: Path) -> subprocess.Popen:
-    """Start the host's sshd within namespaces of its own for the network and for mounts."""
+    """Start the host's sshd within namespaces of its own for the network, for mounts and for processes."""
     for name in ("root/.ssh", "tmp", "run", "shm", "etc"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "tmp").chmod(0o1777)
@@ -116,7 +117,8 @@ def _start(host: Host, folder: Path, key: Path) -> subprocess.Popen:
         "mkdir -p /run/sshd",
         f"exec {shutil.which('sshd', path='/usr/sbin:/usr/bin:/sbin')} -D -e -f {settings}",
     ]
-    command = ["ip", "netns", "exec", host.name, "unshare", "--mount", "--propagation", "private", "bash", "-c"]
+    apart = ["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    command = ["ip", "netns", "exec", host.name, "unshare", *apart, "bash", "-c"]
     with (folder / "sshd.log").open("w") as log:
         return subprocess.Popen([*command, " && ".join(steps)], stdout=log, stderr=log, start_new_session=True)
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.workflows.toy import write_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 _UP_TIMEOUT_S, _JOB_TIMEOUT_S = 300, 900
+_DOWN_TIMEOUT_S = 150  # a worker's processes end when the head has not answered for a minute
 pytestmark = pytest.mark.exhaustive
 
 
@@ -59,6 +61,17 @@ def _ray(*words: str, timeout_s: float, env: dict[str, str]) -> subprocess.Compl
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, env=env)
 
 
+def _await_cpus(count: int, page: Path, env: dict[str, str]) -> None:
+    """Wait for every host: `ray up` returns when the head is up, which then brings the workers up."""
+    deadline = time.monotonic() + _UP_TIMEOUT_S
+    while True:
+        status = _ray("exec", "--no-config-cache", str(page), "ray status", timeout_s=120, env=env)
+        if status.returncode == 0 and f"/{count}.0 CPU" in status.stdout:
+            return
+        assert time.monotonic() < deadline, status.stdout[-2000:] + status.stderr[-2000:]
+        time.sleep(5)
+
+
 def test_up_job_down(three, tmp_path: Path, tiny_model_dir: Path) -> None:
     found, _, shared = three
     home = tmp_path / "home"
@@ -76,8 +89,7 @@ def test_up_job_down(three, tmp_path: Path, tiny_model_dir: Path) -> None:
             f"storage={shared}/storage adapter.name=none deepspeed.stage=2 scale.workers=2 scale.cpus_per_worker=1 "
             "scale.placement=STRICT_SPREAD optim.batch_size=4 optim.micro_batch_size=2 ray.wait_for.CPU=3"
         )
-        nodes = _ray("exec", "--no-config-cache", str(page), "ray status", timeout_s=120, env=env)
-        assert nodes.returncode == 0 and "0.0/3.0 CPU" in nodes.stdout, nodes.stdout[-2000:] + nodes.stderr[-2000:]
+        _await_cpus(3, page, env)
         # The dashboard listens on the head's loopback only, so the job is submitted from there.
         inside = ["ip", "netns", "exec", found[0].name, sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
         submit = [*inside, "--address", "http://127.0.0.1:8265", "--working-dir", str(ROOT), "--", *training.split()]
@@ -90,10 +102,15 @@ def test_up_job_down(three, tmp_path: Path, tiny_model_dir: Path) -> None:
     finally:
         down = _ray("down", "--yes", str(page), timeout_s=_UP_TIMEOUT_S, env=env)
     assert down.returncode == 0, down.stdout[-3000:] + down.stderr[-2000:]
-    for host in found:
-        commands = [_command(process) for process in machines.processes(host)]
-        left = [line for line in commands if "raylet" in line or "gcs_server" in line or "ray::" in line]
-        assert left == [], f"ray down left processes on {host.address}"
+    deadline = time.monotonic() + _DOWN_TIMEOUT_S
+    while left := [line for host in found for line in _of_ray(host)]:
+        assert time.monotonic() < deadline, f"ray down left {left}"
+        time.sleep(2)
+
+
+def _of_ray(host: machines.Host) -> list[str]:
+    commands = [_command(process) for process in machines.processes(host)]
+    return [line for line in commands if "raylet" in line or "gcs_server" in line or "ray::" in line]
 
 
 def _command(process: int) -> str:

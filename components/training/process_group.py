@@ -11,6 +11,8 @@ import psutil
 import ray
 from ray.train.torch import TorchConfig
 
+_TORCH: Any = TorchConfig().backend_cls
+
 
 class ProcessGroup(TorchConfig):
     """What Ray Train sets torch.distributed up by."""
@@ -21,7 +23,7 @@ class ProcessGroup(TorchConfig):
         return _Backend
 
 
-class _Backend(TorchConfig().backend_cls):
+class _Backend(_TORCH):
     def on_start(self, worker_group: Any, backend_config: ProcessGroup) -> None:
         worker_group.execute(listen_where_ray_does)
         super().on_start(worker_group, backend_config)

@@ -33,7 +33,7 @@ def main(config: ExamIndex, run: "Run") -> "Result":
     """Prepare, examine, keep what was found with the version, and move the tag unless it does worse."""
     from components.data import store
     from components.models import sources
-    from components.retrieval import exam, exam_steps, facts, measure
+    from components.retrieval import exam, exam_steps, facts
     from components.retrieval.compare import metrics
     from components.tracking.run import Result
 
@@ -46,7 +46,7 @@ def main(config: ExamIndex, run: "Run") -> "Result":
     record, compared = exam_steps.examine(index, folder, settings, config.tag, run.cache, config.seed)
     facts.write(index, exam.KIND, {**record, "run_id": run.id})
     page = run.dir / "exam.md"
-    page.write_text(exam_steps.page(index, record, compared, measure.table))
+    page.write_text(exam_steps.page(index, record, compared))
     run.log_artifact(page)
     figures = metrics(compared.figures) | exam_steps.figures(record)
     run.log_metrics(figures)

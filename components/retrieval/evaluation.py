@@ -13,7 +13,7 @@ from components.retrieval import communities, documents, facts, graph
 from components.retrieval.collection import Collection, read_collection
 from components.retrieval.compare import Compared, compare, metrics, usual_modes
 from components.retrieval.generator import LanguageModel, generator
-from components.retrieval.measure import table
+from components.retrieval.measure import differences, table
 from components.retrieval.settings import RetrieveConfig
 
 _ROWS_PER_COMMIT = 2048
@@ -176,17 +176,20 @@ def page(compared: Compared, questions: int, index: str) -> str:
         for c in compared.configs.values()
         if c.fusion == "weighted"
     ]
-    return "\n".join(
-        [
-            f"# Retrieval from {index}: {questions} questions",
-            "\nMean with 95 % bootstrap interval over the questions.\n\n## All questions\n",
-            table(compared.figures),
-            f"\nBest: **{compared.chosen}**{''.join(weight[:1])}.",
-            f"\n## The part that fitted nothing (by the other part, {compared.fit_choice} would be chosen)\n",
-            table(compared.held_out),
-            f"\n## nDCG of {compared.chosen} minus that of the others, all questions\n",
-            _differences(compared.differences),
-        ]
+    return (
+        "\n".join(
+            [
+                f"# Retrieval from {index}: {questions} questions",
+                "\nMean with 95 % bootstrap interval over the questions.\n\n## All questions\n",
+                table(compared.figures),
+                f"\nBest: **{compared.chosen}**{''.join(weight[:1])}.",
+                f"\n## The part that fitted nothing (by the other part, {compared.fit_choice} would be chosen)\n",
+                table(compared.held_out),
+                f"\n## nDCG of {compared.chosen} minus that of the others, all questions\n",
+                differences(compared.differences),
+            ]
+        )
+        + "\n"
     )
 
 
@@ -195,13 +198,6 @@ def metrics_of(compared: Compared) -> dict[str, float]:
     named = compared.figures | {f"{name}/held_out": values for name, values in compared.held_out.items()}
     gaps = {f"gain_over/{name}": gap["mean"] for name, gap in compared.differences.items()}
     return {name: value for name, value in metrics(named).items() if value == value} | gaps
-
-
-def _differences(differences: Mapping[str, Mapping[str, float]]) -> str:
-    lines = [
-        f"| {name} | {gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}] |" for name, gap in differences.items()
-    ]
-    return "\n".join(["| | difference |", "|---|---|", *lines]) + "\n"
 
 
 def _whole(document: Mapping[str, str]) -> str:

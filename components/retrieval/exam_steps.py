@@ -1,6 +1,6 @@
 """What the exam's workflow does around it: indexes made before, the version in use, the page that people read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from components.data import search, store
 from components.retrieval import communities, documents, exam, facts, graph
 from components.retrieval.compare import Compared, usual_modes
 from components.retrieval.generator import generator
-from components.retrieval.measure import Figures
+from components.retrieval.measure import differences, table
 from components.retrieval.retrieve import RetrieveConfig, Retriever, load_reranker
 
 
@@ -94,17 +94,11 @@ def figures(record: Mapping[str, Any]) -> dict[str, float]:
     return {"recall_of_exact": record["recall_of_exact"], "questions": float(record["questions"]), **rates, **drop}
 
 
-def page(
-    index: str, record: Mapping[str, Any], compared: Compared, table: Callable[[Mapping[str, Figures]], str]
-) -> str:
+def page(index: str, record: Mapping[str, Any], compared: Compared) -> str:
     """Return the exam as Markdown."""
     abstention, verdict = record["abstention"], "passed" if record["passed"] else "failed"
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(record["kinds"].items()))
     exact = f"{record['vector_index']}, recall of exact search {record['recall_of_exact']:.3f}"
-    gaps = [
-        f"| {name} | {gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}] |"
-        for name, gap in compared.differences.items()
-    ]
     lines = [
         f"# Exam of {index}: {verdict}",
         f"\n{record['questions']} questions made from its passages ({kinds}). Mean with 95 % bootstrap interval.",
@@ -113,8 +107,8 @@ def page(
         table(compared.figures),
         f"\n## The half that fitted nothing (by the other half, {compared.fit_choice} would be chosen)\n",
         table(compared.held_out),
-        f"\n## nDCG of {record['mode']} minus that of the others\n\n| | difference |\n|---|---|",
-        *gaps,
+        f"\n## nDCG of {record['mode']} minus that of the others\n",
+        differences(compared.differences),
         "\n## When to say that one does not know\n",
         f"Answered where {abstention['signal']} is above {abstention['threshold']:.4f}: fitted so that at most "
         f"{abstention['max_false_answer_rate']:.0%} of the questions without an answer in the index are answered. "

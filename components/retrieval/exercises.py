@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FILE = "exercises.jsonl"
 FEWEST_GROUPS = 20  # of held-out questions: an interval over fewer says little
 _IDS_A_READ = 500
-_DRAWN = 8  # times as many passages are drawn as are missing, as some may answer
+_DRAWN = 8  # times as many passages are drawn as a question takes, as some may answer
 
 
 class AskConfig(Config):
@@ -110,19 +110,16 @@ def divided(asked: Sequence[Asked], texts: Mapping[str, str], test_share: float,
     Args:
         texts: passage_id → text.
     """
-    parents: dict[str, str] = {}
+    import networkx
 
-    def root(key: str) -> str:
-        while parents.setdefault(key, key) != key:
-            parents[key] = key = parents[parents[key]]
-        return key
-
+    net: networkx.Graph = networkx.Graph()
     answers: dict[str, dict[str, None]] = {}
     for one in asked:
-        ends = root(_key("question", one.question)), root(_key("passage", texts[one.passage_id]))
-        parents[max(ends)] = min(ends)  # so that a group has one name, whatever order its questions come in
+        net.add_edge(_key("question", one.question), _key("passage", texts[one.passage_id]))
         answers.setdefault(one.question, {})[one.passage_id] = None
-    groups = {question: root(_key("question", question)) for question in answers}
+    # The least key names a group, whatever order its questions come in.
+    names = {key: min(group) for group in networkx.connected_components(net) for key in group}
+    groups = {question: names[_key("question", question)] for question in answers}
     return [
         Exercise(question, tuple(own), (), groups[question], split_of(groups[question], test_share, salt))
         for question, own in answers.items()
@@ -170,8 +167,8 @@ def _mined(
 ) -> list[Exercise]:
     """Return the exercises with negatives for the training ones; those for which there is none are left out.
 
-    Where a search brings too few, passages that other questions found make up for it: they are easy, but they keep
-    the model from taking any passage for an answer.
+    The last are passages that other questions found, as many as ``config.drawn`` says and as a search brings too few:
+    they are easy, but they keep the model from taking any passage for an answer.
     """
     import numpy as np
 
@@ -187,8 +184,8 @@ def _mined(
     for one in exercises:
         if one.split == "train":
             own = {texts[key] for key in one.answers} | held_out
-            missing = _DRAWN * config.per_question
-            drawn = random.Random(f"{seed} {one.question}").sample(pool, min(missing, len(pool)))
+            most = min(_DRAWN * config.per_question, len(pool))
+            drawn = random.Random(f"{seed} {one.question}").sample(pool, most)
             query = _unit(np.asarray(base.embed_query(one.question), dtype=np.float32))
             which = (one.answers, query, vectors, config)
             near = [key for key in found[one.question] if texts[key] not in own]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from components.retrieval.compare import depth_for, metrics, search_all
 from components.retrieval.exercises import Exercise
-from components.retrieval.measure import Figures, paired, per_query, summary, table
+from components.retrieval.measure import Figures, differences, paired, per_query, summary, table
 
 if TYPE_CHECKING:
     from components.retrieval.retrieve import Retriever
@@ -75,17 +75,13 @@ def judge(
 
 def page(index: str, what: str, verdict: Verdict, questions: Mapping[str, float]) -> str:
     """Return the verdict as Markdown."""
-    gaps = [
-        f"| {name} | {gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}] |"
-        for name, gap in verdict.gains.items()
-    ]
     lines = [
         f"# {what} for {index}\n\n**{verdict.sentence[:1].upper()}{verdict.sentence[1:]}.**",
         f"\nTrained on {questions['questions/train']:.0f} questions with {questions['negatives/mean']:.1f} wrong "
         f"passages each, measured on {questions['questions/held_out']:.0f} about passages that training has not seen. "
         "Mean with 95 % bootstrap interval, drawn over groups of questions that share a passage.\n",
         table(verdict.figures),
-        f"\n## nDCG of {TRAINED} minus that of the others\n\n| | difference |\n|---|---|",
-        *gaps,
+        f"\n## nDCG of {TRAINED} minus that of the others\n",
+        differences(verdict.gains),
     ]
     return "\n".join(lines) + "\n"

@@ -98,6 +98,12 @@ def table(rows: Mapping[str, Figures]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def differences(gaps: Mapping[str, Mapping[str, float]]) -> str:
+    """Return name → difference, as ``paired`` gives it, as a Markdown table."""
+    lines = [f"| {name} | {gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}] |" for name, gap in gaps.items()]
+    return "\n".join(["| | difference |", "|---|---|", *lines])
+
+
 def _clusters(by_query: Mapping[str, float], groups: Mapping[str, str] | None) -> list[str]:
     return [groups[query] for query in by_query] if groups is not None else list(by_query)
 

@@ -49,7 +49,8 @@ def main(config: Pipeline, run: "Run") -> "Result":
     )
     with PeakMemory() as memory:
         steps = run_steps(whole.steps, setting)
-    return conclude(run, storage, steps, evaluations, time.monotonic() - started, memory.peak_bytes)
+    seconds = time.monotonic() - started
+    return conclude(run, storage, setting.folder, steps, evaluations, seconds, memory.peak_bytes)
 
 
 def schema_of(workflow: str) -> type[WorkflowConfig]:

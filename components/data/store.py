@@ -7,7 +7,9 @@ number, or a tag's name, which moves.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from components import storage
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 COMPLETE = "complete"  # the tag of the version that readers see of a table that takes several commits to change
 _KEYS_PER_DELETE = 500
+_COMMIT_TRIES, _COMMIT_WAIT_S = 30, 0.5
 
 
 def connect(uri: str) -> Any:
@@ -101,14 +104,14 @@ def write(uri: str, name: str, rows: Sequence[dict[str, Any]] | pa.Table, *, sch
     batch = as_table(rows, schema)
     table = _open_latest(uri, name)
     if table is None:
-        table = connect(uri).create_table(name, schema=schema, exist_ok=True)
+        table = _create(uri, name, schema)
     _check_same_schema(table.schema, schema, f"{uri}#{name}")
     if batch.num_rows and key is None:
-        table.add(batch)
+        _commit(lambda: table.add(batch))
     elif batch.num_rows and key is not None:
-        table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all().execute(
-            _last_of_each(batch, key)
-        )
+        upsert = table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
+        last = _last_of_each(batch, key)
+        _commit(lambda: upsert.execute(last))
     return make_ref(uri, name, table.version)
 
 
@@ -116,7 +119,10 @@ def overwrite(uri: str, name: str, rows: Sequence[dict[str, Any]] | pa.Table, sc
     """Replace the table's rows and columns in one commit; older versions stay readable. Return its pinned ref."""
     from components.data.schemas import as_table
 
-    table = connect(uri).create_table(name, data=as_table(rows, schema), schema=schema, mode="overwrite")
+    data = as_table(rows, schema)
+    if not exists(make_ref(uri, name)):
+        _create(uri, name, schema)
+    table = _commit(lambda: connect(uri).create_table(name, data=data, schema=schema, mode="overwrite"))
     return make_ref(uri, name, table.version)
 
 
@@ -124,14 +130,18 @@ def delete(uri: str, name: str, column: str, values: Sequence[str]) -> str:
     """Delete the rows whose ``column`` is one of ``values``; return the pinned ref of what is left."""
     table = open_table(make_ref(uri, name))
     for start in range(0, len(values), _KEYS_PER_DELETE):
-        quoted = ", ".join(quote(value) for value in values[start : start + _KEYS_PER_DELETE])
-        table.delete(f"`{column}` IN ({quoted})")
+        table.delete(one_of(column, values[start : start + _KEYS_PER_DELETE]))
     return make_ref(uri, name, table.version)
 
 
 def quote(value: str) -> str:
     """Return a string as an SQL literal, for ``where``."""
     return "'" + value.replace("'", "''") + "'"
+
+
+def one_of(column: str, values: Iterable[str]) -> str:
+    """Return the condition that a column has one of the values, for ``where``; there must be one."""
+    return f"`{column}` IN ({', '.join(quote(value) for value in values)})"
 
 
 def read(
@@ -226,6 +236,37 @@ def _open_latest(uri: str, name: str) -> Any | None:
         if "was not found" in str(error):
             return None
         raise
+
+
+def _create(uri: str, name: str, schema: pa.Schema) -> Any:
+    """Return the table, made empty unless another process has made it meanwhile.
+
+    Of two that make a table at once in LanceDB, one replaces the other's, so that on a disk they take turns; in an
+    object store there is no such lock.
+    """
+    if "://" in uri:
+        return connect(uri).create_table(name, schema=schema, exist_ok=True)
+    from filelock import FileLock
+
+    os.makedirs(uri, exist_ok=True)
+    with FileLock(os.path.join(uri, f".{name}.create.lock")):
+        table = _open_latest(uri, name)
+        return table if table is not None else connect(uri).create_table(name, schema=schema)
+
+
+def _commit(change: Callable[[], Any]) -> Any:
+    """Return what the change returns; tried again where another writer's commit came in between.
+
+    LanceDB refuses such a change whole, and leaves it to its caller to repeat it.
+    """
+    for _ in range(_COMMIT_TRIES - 1):
+        try:
+            return change()
+        except RuntimeError as error:
+            if "Retryable commit conflict" not in str(error):
+                raise
+            time.sleep(random.uniform(0, _COMMIT_WAIT_S))
+    return change()
 
 
 def _check_same_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:

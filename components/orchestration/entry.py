@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT", bound=WorkflowConfig)
 DONE, FAILED, INVALID = 0, 1, 2
-_LOCK_TIMEOUT_S, _LOCK_POLL_S = 60.0, 3.0
+_LOCK_TIMEOUT_S, _LOCK_POLL_S, _LOCK_NEWS_S = 60.0, 3.0, 60.0
 logger = logging.getLogger(__name__)
 
 
@@ -96,7 +96,7 @@ def execute(
     config = _with_registered_models(config, storage)
     key = hashlib.sha256(f"{workflow} {name}".encode()).hexdigest() if name else step_key(workflow, config)
     started = time.monotonic()
-    with _only_one(storage, workflow, key):
+    with _only_one(storage, workflow, key, _LOCK_TIMEOUT_S if name else float("inf")):
         done = None if force or name else find_result(storage, config.experiment, workflow, key)
         if done is not None:
             logger.info("%s is done already: run %s (--force repeats it)", workflow, done.run_id)
@@ -244,27 +244,31 @@ def _with_registered_models(config: ConfigT, storage: Path) -> ConfigT:
 
 
 @contextlib.contextmanager
-def _only_one(storage: Path, workflow: str, key: str) -> Iterator[None]:
+def _only_one(storage: Path, workflow: str, key: str, limit_s: float) -> Iterator[None]:
     """Hold the step's lock, which the kernel frees even after a hard kill.
 
-    A job whose pipeline was killed takes a while to end with its cluster, so the lock is waited for.
+    Whoever wants what another is at waits for it, and then finds it done. A pipeline, which goes on with one run of
+    its name, waits only for what may be left of a killed one, whose jobs take a while to end with their cluster.
 
     Raises:
-        UserError: another process is at the same step and stays at it.
+        UserError: another process is at the same and stays at it for longer than ``limit_s``.
     """
     folder = storage / "locks"
     folder.mkdir(exist_ok=True)
     with (folder / f"{workflow}-{key[:12]}").open("w") as lock:
-        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        started, news = time.monotonic(), 0.0
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
-                if time.monotonic() > deadline:
+                waited_s = time.monotonic() - started
+                if waited_s > limit_s:
                     sentence = f"{workflow} with this configuration is running already: wait for it or stop it"
                     raise UserError(sentence) from error
-                logger.info("waiting for another process that is at the same %s", workflow)
+                if waited_s >= news:
+                    logger.info("waiting for another process that is at the same %s", workflow)
+                    news += _LOCK_NEWS_S
                 time.sleep(_LOCK_POLL_S)
         yield
 

@@ -15,11 +15,18 @@ Evaluation = Mapping[str, Mapping[str, float]]  # metric → {"mean", "low", "hi
 
 
 def conclude(
-    run: Run, storage: Path, steps: Mapping[str, Step], wanted: Mapping[str, str], seconds: float, peak_bytes: int
+    run: Run,
+    storage: Path,
+    folder: Path,
+    steps: Mapping[str, Step],
+    wanted: Mapping[str, str],
+    seconds: float,
+    peak_bytes: int,
 ) -> Result:
     """Write and log ``summary.json``, print the before/after table, return what the pipeline made.
 
     Args:
+        folder: the pipeline's own; the storage has the summary of whichever pipeline ended last.
         wanted: name of an evaluation → ``<step.output>`` that holds it; left out where a step failed.
 
     Raises:
@@ -28,22 +35,22 @@ def conclude(
     """
     failed = {name: step for name, step in steps.items() if step.status == "failed" and step.sweep is None}
     evaluations = {} if failed else fill(dict(wanted), {name: step.outputs for name, step in steps.items()})
-    summary = write_summary(storage, steps, evaluations, seconds, peak_bytes)
-    run.log_artifact(summary)
+    own, latest = (write_summary(place, steps, evaluations, seconds, peak_bytes) for place in (folder, storage))
+    run.log_artifact(own)
     print_evaluations(evaluations)
     if failed:
         errors = "; ".join(f"step {name}: {step.error}" for name, step in failed.items())
         raise (UserError if all(step.is_users_error for step in failed.values()) else RuntimeError)(errors)
     reports = [step.outputs["report"] for step in steps.values() if "report" in step.outputs]
-    outputs = {"summary": str(summary), **({"report": reports[-1]} if reports else {})}
+    outputs = {"summary": str(own), "latest": str(latest), **({"report": reports[-1]} if reports else {})}
     cached = sum(step.status == "cached" for step in steps.values())
     return Result(outputs, {"steps": len(steps), "steps_cached": cached, "seconds": seconds})
 
 
 def write_summary(
-    storage: Path, steps: Mapping[str, Step], evaluations: Mapping[str, Evaluation], seconds: float, peak_bytes: int
+    folder: Path, steps: Mapping[str, Step], evaluations: Mapping[str, Evaluation], seconds: float, peak_bytes: int
 ) -> Path:
-    """Write ``summary.json`` into the storage and return its path."""
+    """Write ``summary.json`` into the folder and return its path."""
     page: dict[str, Any] = {
         "steps": {
             name: {"status": step.status, "seconds": round(step.seconds, 1), "run_id": step.run_id}
@@ -53,8 +60,8 @@ def write_summary(
         "seconds": round(seconds, 1),
         "peak_memory_bytes": peak_bytes,
     }
-    path = storage / "summary.json"
-    partial = path.with_suffix(".partial")
+    path = folder / "summary.json"
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(page, indent=2))
     os.replace(partial, path)
     return path

@@ -169,8 +169,8 @@ def _open(found: Sequence[dict[str, Any]], passages: Any, where: str) -> list[di
     wanted = sorted({member for row in found for member in row["members"]})
     if not wanted:
         return []
-    listed = ", ".join(store.quote(member) for member in wanted)
-    met = {row["passage_id"] for row in store.rows(passages, ["passage_id"], f"passage_id IN ({listed}) AND ({where})")}
+    condition = f"{store.one_of('passage_id', wanted)} AND ({where})"
+    met = {row["passage_id"] for row in store.rows(passages, ["passage_id"], condition)}
     return [row for row in found if met.issuperset(row["members"])]
 
 

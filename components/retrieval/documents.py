@@ -82,8 +82,8 @@ def nearest(table: Any, query: str, vector: "np.ndarray", n: int, where: str | N
         return None
     pairs: dict[str, list[str]] = {}
     for row in found:
-        pairs.setdefault(row["corpus"], []).append(store.quote(row["doc_id"]))
-    parts = [f"(corpus = {store.quote(corpus)} AND doc_id IN ({', '.join(ids)}))" for corpus, ids in pairs.items()]
+        pairs.setdefault(row["corpus"], []).append(row["doc_id"])
+    parts = [f"(corpus = {store.quote(corpus)} AND {store.one_of('doc_id', ids)})" for corpus, ids in pairs.items()]
     return " OR ".join(parts)
 
 

@@ -162,8 +162,8 @@ def worse_than(retriever: "Retriever", previous: "Retriever", asked: Mapping[str
     Raises:
         UserError: the two share no document that was asked about.
     """
-    ids = ", ".join(sorted({store.quote(one.doc_id) for one in asked.values()}))
-    known = {row["doc_id"] for row in store.rows(store.open_table(previous.index), ["doc_id"], f"doc_id IN ({ids})")}
+    condition = store.one_of("doc_id", sorted({one.doc_id for one in asked.values()}))
+    known = {row["doc_id"] for row in store.rows(store.open_table(previous.index), ["doc_id"], condition)}
     shared = {key: one for key, one in asked.items() if one.doc_id in known}
     if not shared:
         raise UserError(f"{retriever.index} and {previous.index} share no document: they are no versions of one corpus")

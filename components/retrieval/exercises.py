@@ -131,8 +131,8 @@ def lookup(index: str, ids: Iterable[str], columns: Sequence[str]) -> dict[str, 
     table, wanted = store.open_table(index), sorted(set(ids))
     found: dict[str, dict[str, Any]] = {}
     for start in range(0, len(wanted), _IDS_A_READ):
-        quoted = ", ".join(store.quote(key) for key in wanted[start : start + _IDS_A_READ])
-        rows = store.rows(table, ["passage_id", *columns], f"passage_id IN ({quoted})")
+        condition = store.one_of("passage_id", wanted[start : start + _IDS_A_READ])
+        rows = store.rows(table, ["passage_id", *columns], condition)
         found |= {row["passage_id"]: row for row in rows}
     return found
 

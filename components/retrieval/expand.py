@@ -31,9 +31,8 @@ def expand(hits: "Sequence[Hit]", table: Any, how: Expand, max_tokens: int, wher
     """
     if how == "none" or not hits:
         return list(hits)
-    ids = ", ".join(sorted({store.quote(hit.doc_id) for hit in hits}))
     documents: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    condition = f"doc_id IN ({ids})" + (f" AND ({where})" if where else "")
+    condition = store.one_of("doc_id", sorted({hit.doc_id for hit in hits})) + (f" AND ({where})" if where else "")
     for row in store.rows(table, _COLUMNS, condition):
         documents.setdefault((row["corpus"], row["doc_id"]), []).append(row)
     for passages in documents.values():

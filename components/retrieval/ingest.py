@@ -225,9 +225,8 @@ class _Writer:
     def _rewrite(self) -> None:
         now, self._moved = self._moved[:_ROWS_PER_COMMIT], self._moved[_ROWS_PER_COMMIT:]
         rows = {row["passage_id"]: row for row in now}
-        ids = ", ".join(store.quote(key) for key in rows)
         ref = store.make_ref(self._uri, self._table)
-        kept = store.read_arrow(ref, columns=["passage_id", "vector"], where=f"passage_id IN ({ids})")
+        kept = store.read_arrow(ref, columns=["passage_id", "vector"], where=store.one_of("passage_id", rows))
         schema = passage_schema(kept.schema.field("vector").type.list_size)
         update = [{**rows[row["passage_id"]], "vector": row["vector"]} for row in kept.to_pylist()]
         changed = [{name: row[name] for name in schema.names} for row in update]

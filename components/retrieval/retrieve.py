@@ -198,10 +198,10 @@ class Retriever:
         """Return the hits of a walk over the graph that starts at the query's names and at the best ``hits``."""
         seeds = {hit.passage_id: 1.0 / rank for rank, hit in enumerate(hits, 1)}
         ranked = dict(self._parts["graph"].rank(query, seeds, n))
-        missing = ", ".join(store.quote(key) for key in ranked if key not in rows)
+        missing = [key for key in ranked if key not in rows]
         if missing:
             columns = [*KEPT, "vector"] if self.config.novelty else list(KEPT)
-            condition = f"passage_id IN ({missing})" + (f" AND ({where})" if where else "")
+            condition = store.one_of("passage_id", missing) + (f" AND ({where})" if where else "")
             rows |= {row["passage_id"]: row for row in store.rows(self._table, columns, condition)}
         known = {hit.passage_id: hit for hit in hits}
         return [

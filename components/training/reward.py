@@ -135,6 +135,15 @@ def reward_loop(payload: dict[str, Any]) -> dict[str, Any]:
     from components.training.launch import prepare_worker
 
     prepare_worker(payload)
+    from components.training.callbacks import make_callback
+    from components.training.save import run_and_save
+
+    callback = make_callback(payload["run"], Path(payload["evidence"]))
+    return run_and_save(make_trainer(payload, [callback]), callback, payload)
+
+
+def make_trainer(payload: dict[str, Any], callbacks: list[Any]) -> "RewardTrainer":
+    """Return TRL's trainer with our heads, rows and losses."""
     from transformers import PrinterCallback
     from trl import RewardConfig
 
@@ -143,12 +152,9 @@ def reward_loop(payload: dict[str, Any]) -> dict[str, Any]:
     from components.models.packing import can_share_prompt
     from components.models.rewards import attach, load_base
     from components.training import adapting
-    from components.training.callbacks import make_callback
     from components.training.rows import read_rows
-    from components.training.save import run_and_save
 
     loss = RewardLossConfig(**payload["loss"])
-    callback = make_callback(payload["run"], Path(payload["evidence"]))
     nf4 = AdapterConfig(**payload["adapter"]).quantizes
     model = load_base(Path(payload["model"]), loss.heads, payload["dtype"], payload["seed"], nf4=nf4).train()
     model.config.num_labels = 1  # TRL refuses more, though nothing in it depends on the number once the loss is ours
@@ -159,7 +165,7 @@ def reward_loop(payload: dict[str, Any]) -> dict[str, Any]:
         processing_class=load_tokenizer(payload["model"]),
         peft_config=adapting.configure(model, payload, "SEQ_CLS"),
         data_collator=lambda rows: collate_rewarded(rows, payload["kind"]),
-        callbacks=[callback],
+        callbacks=callbacks,
     )
     # A process loss is divided by the steps of the whole optimizer step, an outcome loss by its own pairs.
     trainer.model_accepts_loss_kwargs = trainer.loss_is_scaled_for_ga = payload["kind"] == "process"
@@ -167,7 +173,7 @@ def reward_loop(payload: dict[str, Any]) -> dict[str, Any]:
     adapting.attach(trainer, payload)
     attach(model, share=2 if payload["kind"] == "outcome" and can_share_prompt(model) else 1)
     trainer.remove_callback(PrinterCallback)
-    return run_and_save(trainer, callback, payload)
+    return trainer
 
 
 def collate_rewarded(rows: Sequence[Row], kind: Kind) -> dict[str, "torch.Tensor"]:

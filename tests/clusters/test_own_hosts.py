@@ -1,4 +1,4 @@
-"""`ray up`, `ray job submit` and `ray down` on three hosts made of network namespaces, with clusters/local.yaml."""
+"""Three hosts of network namespaces: `ray up` with clusters/local.yaml, trainings, failures, `ray down`."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.workflows.toy import write_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 _UP_TIMEOUT_S, _JOB_TIMEOUT_S = 300, 900
+_STEPS = 20  # 5 epochs of 16 rows, 4 a step
 _DOWN_TIMEOUT_S = 150  # a worker's processes end when the head has not answered for a minute
 pytestmark = pytest.mark.exhaustive
 
@@ -72,33 +74,47 @@ def _await_cpus(count: int, page: Path, env: dict[str, str]) -> None:
         time.sleep(5)
 
 
-def test_up_job_down(three, tmp_path: Path, tiny_model_dir: Path) -> None:
+@dataclass(frozen=True)
+class Cluster:
+    """The three hosts as one cluster, and what a job on it needs."""
+
+    hosts: list[machines.Host]
+    shared: Path
+    model: Path
+    env: dict[str, str]
+
+    def submit(self, storage: Path, log: Path) -> subprocess.Popen:
+        """Submit a training of two workers on two hosts, from the head: the dashboard listens on its loopback only."""
+        training = (
+            f"python -m workflows.train_sft model={self.model} demonstrations={self.shared}/lancedb#demonstrations "
+            f"storage={storage} adapter.name=none deepspeed.stage=2 scale.workers=2 scale.cpus_per_worker=1 "
+            "scale.placement=STRICT_SPREAD optim.batch_size=4 optim.micro_batch_size=2 optim.epochs=5 "
+            "optim.dtype=float32 save.every=2 ray.wait_for.CPU=2"
+        )
+        inside = ["ip", "netns", "exec", self.hosts[0].name, sys.executable, "-m", "ray.scripts.scripts"]
+        submit = [*inside, "job", "submit", "--address", "http://127.0.0.1:8265", "--working-dir", str(ROOT), "--"]
+        with log.open("w") as written:
+            return subprocess.Popen(
+                [*submit, *training.split()], cwd=ROOT, stdout=written, stderr=subprocess.STDOUT, env=self.env
+            )
+
+
+@pytest.fixture(scope="module")
+def cluster(three, tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[Cluster]:
+    """What `ray up` makes of clusters/local.yaml; `ray down` leaves nothing of it."""
     found, _, shared = three
-    home = tmp_path / "home"
-    (home / ".ray").mkdir(parents=True)
-    (home / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
-    env = {**os.environ, "HOME": str(home), "RAY_AUTH_MODE": "token"}
-    page = _own_file(three, tmp_path)
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / ".ray").mkdir()
+    (folder / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+    env = {**os.environ, "HOME": str(folder), "RAY_AUTH_MODE": "token"}
+    page = _own_file(three, folder)
     model = shutil.copytree(tiny_model_dir, shared / "model")
-    write_tables(shared / "storage", train=16, test=4)
+    write_tables(shared, train=16, test=4)
     up = _ray("up", "--yes", "--no-config-cache", str(page), timeout_s=_UP_TIMEOUT_S, env=env)
     assert up.returncode == 0, up.stdout[-3000:] + up.stderr[-3000:]
     try:
-        training = (
-            f"python -m workflows.train_sft model={model} demonstrations={shared}/storage/lancedb#demonstrations "
-            f"storage={shared}/storage adapter.name=none deepspeed.stage=2 scale.workers=2 scale.cpus_per_worker=1 "
-            "scale.placement=STRICT_SPREAD optim.batch_size=4 optim.micro_batch_size=2 ray.wait_for.CPU=3"
-        )
         _await_cpus(3, page, env)
-        # The dashboard listens on the head's loopback only, so the job is submitted from there.
-        inside = ["ip", "netns", "exec", found[0].name, sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
-        submit = [*inside, "--address", "http://127.0.0.1:8265", "--working-dir", str(ROOT), "--", *training.split()]
-        job = subprocess.run(submit, cwd=ROOT, capture_output=True, text=True, timeout=_JOB_TIMEOUT_S, env=env)
-        lines = [line for line in job.stdout.splitlines() if line.startswith('{"workflow"')]
-        assert job.returncode == 0 and lines, job.stdout[-3000:] + job.stderr[-2000:]
-        done = json.loads(lines[-1])
-        assert done["status"] == "done"
-        assert (Path(done["outputs"]["model"]) / "model.safetensors").is_file()
+        yield Cluster(found, shared, model, env)
     finally:
         down = _ray("down", "--yes", str(page), timeout_s=_UP_TIMEOUT_S, env=env)
     assert down.returncode == 0, down.stdout[-3000:] + down.stderr[-2000:]
@@ -106,6 +122,54 @@ def test_up_job_down(three, tmp_path: Path, tiny_model_dir: Path) -> None:
     while left := [line for host in found for line in _of_ray(host)]:
         assert time.monotonic() < deadline, f"ray down left {left}"
         time.sleep(2)
+
+
+def _model_of(job: subprocess.Popen, log: Path) -> Path:
+    """Wait for the job's end and return the folder of the model that it trained."""
+    job.wait(_JOB_TIMEOUT_S)
+    lines = [line for line in log.read_text().splitlines() if line.startswith('{"workflow"')]
+    assert job.returncode == 0 and lines, log.read_text()[-5000:]
+    done = json.loads(lines[-1])
+    assert done["status"] == "done" and done["metrics"]["steps"] == _STEPS
+    return Path(done["outputs"]["model"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    log = tmp_path_factory.mktemp("undisturbed") / "log"
+    return _model_of(cluster.submit(cluster.shared / "undisturbed", log), log)
+
+
+@pytest.mark.timeout(1200)
+def test_two_workers_on_two_hosts_train_a_model(undisturbed: Path) -> None:
+    assert (undisturbed / "model.safetensors").is_file()
+
+
+@pytest.mark.timeout(1200)
+def test_a_host_that_is_cut_off_is_replaced_and_the_model_is_the_same(
+    cluster: Cluster, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Its worker's place is taken by the third host, from the last checkpoint on."""
+    import torch
+    from safetensors.torch import load_file
+
+    storage, log = cluster.shared / "cut_off", tmp_path / "log"
+    job = cluster.submit(storage, log)
+    deadline = time.monotonic() + _JOB_TIMEOUT_S
+    while not any(storage.glob("train_sft/*/checkpoints/checkpoint-4/complete.json")):
+        assert job.poll() is None and time.monotonic() < deadline, log.read_text()[-5000:]
+        time.sleep(0.05)
+    host = next(one for one in cluster.hosts[1:] if any("RayTrainWorker" in line for line in _of_ray(one)))
+    machines.cut_off(host)
+    try:
+        assert not any(storage.glob(f"train_sft/*/checkpoints/checkpoint-{_STEPS}/complete.json"))
+        trained = _model_of(job, log)
+    finally:
+        machines.cut_off(host, back=True)
+    expected, found = (load_file(folder / "model.safetensors") for folder in (undisturbed, trained))
+    assert expected.keys() == found.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=1e-5, msg=name)
 
 
 def _of_ray(host: machines.Host) -> list[str]:

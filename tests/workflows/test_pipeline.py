@@ -30,38 +30,43 @@ def pipeline(tmp_path: Path) -> list[str]:
     return pipeline_of(YAML, tmp_path)
 
 
-def _run(command: list[str]) -> tuple[dict, dict, str]:
+def _run(command: list[str]) -> tuple[dict, dict]:
     done = run_apart(command)
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout.splitlines()[-1])
     summary = json.loads(Path(line["outputs"]["summary"]).read_text())
-    return line, {name: step["status"] for name, step in summary["steps"].items()}, done.stderr
+    return line, {name: step["status"] for name, step in summary["steps"].items()}
 
 
-def test_done_steps_are_recognised_and_only_what_changed_runs_again(pipeline: list[str]) -> None:
-    line, statuses, log = _run(pipeline)
-    assert statuses == {"first": "done", "second": "done"}
+def test_a_hard_kill_takes_the_cluster_along_and_only_what_is_not_done_runs_again(pipeline: list[str]) -> None:
+    log = _kill_in_the_second_step(pipeline)
     assert "first: done in" in log
+
+    line, statuses = _run(pipeline)
+    assert statuses["first"] == "cached" and statuses["second"] in ("done", "cached")
     assert Path(line["outputs"]["report"]).name == "second.html"
 
     started = time.monotonic()
-    again, statuses, _ = _run(pipeline)
+    again, statuses = _run(pipeline)
     assert statuses == {"first": "cached", "second": "cached"}
     assert time.monotonic() - started < 30
     assert again["run_id"] == line["run_id"]
 
-    _, statuses, _ = _run([*pipeline, "steps.second.config.title=Changed"])
+    _, statuses = _run([*pipeline, "steps.second.config.title=Changed"])
     assert statuses == {"first": "cached", "second": "done"}
-    _, statuses, _ = _run([*pipeline, "steps.first.config.title=Changed"])
+    _, statuses = _run([*pipeline, "steps.first.config.title=Changed"])
     assert statuses == {"first": "done", "second": "done"}
 
 
-def test_a_hard_kill_takes_the_cluster_along_and_the_next_run_goes_on(pipeline: list[str]) -> None:
+def _kill_in_the_second_step(pipeline: list[str]) -> str:
+    """Return what the pipeline logged until it was killed; nothing that it started is left."""
     process = subprocess.Popen(
         pipeline, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=clusterless()
     )
     assert process.stderr is not None
+    log = ""
     for line in process.stderr:
+        log += line
         if "second: running" in line:
             break
     family = psutil.Process(process.pid).children(recursive=True)
@@ -71,9 +76,7 @@ def test_a_hard_kill_takes_the_cluster_along_and_the_next_run_goes_on(pipeline: 
     process.stderr.close()
     _, alive = psutil.wait_procs(family, timeout=40)
     assert not alive, [child.name() for child in alive]
-    _, statuses, _ = _run(pipeline)
-    assert statuses["first"] == "cached"
-    assert statuses["second"] in ("done", "cached")
+    return log
 
 
 def test_a_wrong_step_is_refused_before_anything_starts(pipeline: list[str], tmp_path: Path) -> None:

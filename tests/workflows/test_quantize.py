@@ -1,17 +1,12 @@
 """Quantize and promote by their command lines, on a tiny model: outputs, refusals, exit codes, lineage."""
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.workflows import warm
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +35,9 @@ def demonstrations(storage: Path) -> str:
     return store.write(str(storage / "lancedb"), "demonstrations", rows, schema=DEMONSTRATION, key="prompt_id")
 
 
-def _run(workflow: str, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    command = [sys.executable, "-m", f"workflows.{workflow}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
-
-
 @pytest.fixture(scope="module")
 def quantized(storage: Path, demonstrations: str, tiny_model_dir: Path) -> dict[str, Any]:
-    code, line, errors = _run(
+    code, line, errors = warm.ask(
         "quantize", f"storage={storage}", f"model={tiny_model_dir}", f"evaluation={demonstrations}", "limit=3"
     )
     assert code == 0, errors
@@ -85,7 +74,7 @@ def test_a_second_run_is_done_already(
     quantized: dict[str, Any], storage: Path, demonstrations: str, tiny_model_dir: Path
 ) -> None:
     arguments = (f"storage={storage}", f"model={tiny_model_dir}", f"evaluation={demonstrations}", "limit=3")
-    _, again, errors = _run("quantize", *arguments)
+    _, again, errors = warm.ask("quantize", *arguments)
     assert again == quantized
     assert "done already" in errors
 
@@ -96,7 +85,7 @@ def test_the_gate_refuses_with_exit_1_and_keeps_the_figures(
     from mlflow import MlflowClient
 
     arguments = (f"storage={storage}", f"model={tiny_model_dir}", f"evaluation={demonstrations}", "gate.max_kl=0")
-    code, line, _ = _run("quantize", *arguments)
+    code, line, _ = warm.ask("quantize", *arguments)
     assert (code, line["status"]) == (1, "failed")
     assert "the quantized model is refused" in line["outputs"]["error"]
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")

@@ -89,7 +89,8 @@ def test_a_sweep_that_may_not_lose_a_point_fails_and_blocks_what_follows(pipelin
 
 
 def test_an_unknown_metric_names_those_that_there_are(pipeline: list[str]) -> None:
-    done = run_apart([*pipeline, "steps.pages.sweep.metric=loss"])
+    one = "steps.pages.sweep.points=[{title: Short, path: short.html}]"
+    done = run_apart([*pipeline, one, "steps.pages.sweep.metric=loss"])
     assert done.returncode == 2
     assert "has no metric 'loss': it has bytes" in done.stderr
 

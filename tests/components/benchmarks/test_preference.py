@@ -19,7 +19,7 @@ from components.training.preference_rows import read, with_reference
 from components.training.reference import score_pairs
 from components.training.rows import batch_order, write_rows
 from components.training.settings import Recipe, trainer_arguments
-from tests.components.training.two_processes import Log
+from tests.components.training.several_processes import Log
 from workflows.train_dpo import TrainDpo
 
 PARTS = ("ours", "peer", "ratio", "ratio_low", "ratio_high")

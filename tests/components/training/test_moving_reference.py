@@ -17,7 +17,7 @@ from components.training.preference import make_trainer
 from components.training.preference_losses import LossConfig
 from components.training.reference import pair_ids, score_pairs
 from components.training.rows import tokenize, write_rows
-from tests.components.training.two_processes import Log
+from tests.components.training.several_processes import Log
 
 SOFT = {"update": "soft", "mix": 0.6, "every": 1}
 KINDS = ("lora", "rslora", "none")

@@ -1,12 +1,14 @@
 """Trains the payloads of a file in however many processes torch's launcher started; rank 0 writes the loss curves."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from transformers import TrainerCallback
 
 from components.training.callbacks import train_metrics
+from components.training.deepspeed import join
 from components.training.preference import make_trainer
 
 
@@ -25,8 +27,11 @@ def main(payloads: Path, curves: Path) -> None:
     found = {}
     for name, payload in json.loads(payloads.read_text()).items():
         log = Log()
+        if "deepspeed" in payload["arguments"]:
+            join(gpu=False)
         trainer = make_trainer(payload, [log])
-        assert trainer.accelerator.num_processes == 2
+        assert trainer.accelerator.num_processes == int(os.environ["WORLD_SIZE"])
+        assert trainer.is_deepspeed_enabled == ("deepspeed" in payload["arguments"])
         trainer.train()
         found[name] = [step["train/loss"] for step in log.steps]
     if trainer.is_world_process_zero():

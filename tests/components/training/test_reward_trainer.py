@@ -1,0 +1,82 @@
+"""Reward models through their real trainer: a training that was interrupted, or split otherwise, is the same one."""
+
+import shutil
+
+import pytest
+import torch
+
+from components.data.chat import ChatTemplate
+from components.training.reward import RewardLossConfig, make_trainer, pair_rows, step_rows
+from components.training.rows import tokenize, write_rows
+from tests.components.training.preference_cases import ARGUMENTS, weights
+from tests.components.training.several_processes import Log
+
+QUESTION = [{"role": "user", "content": "Which function joins path names?"}]
+LOSS = RewardLossConfig(heads=2, margin=0.5, centering=0.1)
+
+
+def said(text):
+    return [{"role": "assistant", "content": text}]
+
+
+def pairs(template):
+    rows = [
+        {
+            "pair_id": f"p{number}",
+            "prompt": QUESTION,
+            "chosen": said("It joins path names [1]." * (1 + number % 3)),
+            "rejected": said("I don't know." + " No." * (number % 5)),
+            "chosen_score": 1.0,
+            "rejected_score": 0.1 * number,
+        }
+        for number in range(8)
+    ]
+    return tokenize(rows, pair_rows(template, LOSS, 0), max_tokens=256, what="t").rows
+
+
+def solutions(template):
+    """Of one to three steps, so that batches differ in what their loss is divided by."""
+    rows = []
+    for number in range(8):
+        steps = [{"text": f"2+{at} = {2 + at}", "label": float((number + at) % 2)} for at in range(1 + number % 3)]
+        rows.append({"prompt": QUESTION, "steps": steps})
+    return tokenize(rows, step_rows(template), max_tokens=256, what="t").rows
+
+
+def train(kind, adapter, model, folder, *, micro=4, resume=None):
+    """The losses of four steps of four rows, and the weights after them."""
+    folder.mkdir(exist_ok=True)
+    template = ChatTemplate.from_folder(model)
+    rows = pairs(template) if kind == "outcome" else solutions(template)
+    shape = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": 4 // micro, "max_steps": 4}
+    payload = {
+        "loss": LOSS.model_dump(),
+        "kind": kind,
+        "model": str(model),
+        "dtype": "float32",
+        "seed": 3,
+        "adapter": adapter,
+        "train": write_rows(rows * 2, folder / "rows.parquet"),
+        "arguments": {**ARGUMENTS, **shape, "output_dir": str(folder / "checkpoints"), "learning_rate": 1e-3},
+    }
+    log = Log()
+    torch.manual_seed(3)  # of the adapter's weights, as prepare_worker sets it
+    trainer = make_trainer(payload, [log])
+    trainer.train(resume_from_checkpoint=resume)
+    return [step["train/loss"] for step in log.steps], weights(trainer)
+
+
+@pytest.mark.parametrize("kind", ["outcome", "process"])
+@pytest.mark.parametrize("adapter", [{"name": "lora", "rank": 4, "alpha": 8.0}, {"name": "none"}], ids=["lora", "none"])
+def test_interrupted_and_resumed_and_split_otherwise_it_is_the_same_training(kind, adapter, tiny_model_dir, tmp_path):
+    losses, found = train(kind, adapter, tiny_model_dir, tmp_path / "whole")
+    assert len(losses) == 4 and losses[3] < losses[0]
+
+    checkpoint = tmp_path / "again" / "checkpoints" / "checkpoint-2"
+    shutil.copytree(tmp_path / "whole" / "checkpoints" / "checkpoint-2", checkpoint)
+    resumed, again = train(kind, adapter, tiny_model_dir, tmp_path / "again", resume=str(checkpoint))
+    assert resumed == losses[2:]
+    assert again.keys() == found.keys() and all(torch.equal(again[name], found[name]) for name in found)
+
+    split, _ = train(kind, adapter, tiny_model_dir, tmp_path / "by2", micro=2)
+    assert split == pytest.approx(losses, rel=1e-3)

@@ -94,7 +94,9 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     env = {**CPU_ENV, "PATH": path_with_python(), "PYTHONPATH": str(ROOT)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", env["PATH"])  # for the workers of those who join the cluster from other processes, too
+        patch.setenv(
+            "PATH", env["PATH"]
+        )  # the raylet passes it on to the workers of drivers that join from other processes
         ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": env}, log_to_driver=True)
     yield
     ray.shutdown()

@@ -6,10 +6,9 @@ number, or a tag's name, which moves.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import random
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from components import storage
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 COMPLETE = "complete"  # the tag of the version that readers see of a table that takes several commits to change
 _KEYS_PER_DELETE = 500
-_COMMIT_TRIES, _COMMIT_WAIT_S = 30, 0.5
 
 
 def connect(uri: str) -> Any:
@@ -102,17 +100,17 @@ def write(uri: str, name: str, rows: Sequence[dict[str, Any]] | pa.Table, *, sch
     from components.data.schemas import as_table
 
     batch = as_table(rows, schema)
-    table = _open_latest(uri, name)
-    if table is None:
-        table = _create(uri, name, schema)
-    _check_same_schema(table.schema, schema, f"{uri}#{name}")
-    if batch.num_rows and key is None:
-        _commit(lambda: table.add(batch))
-    elif batch.num_rows and key is not None:
-        upsert = table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
-        last = _last_of_each(batch, key)
-        _commit(lambda: upsert.execute(last))
-    return make_ref(uri, name, table.version)
+    with _turn(uri, name):
+        table = _open_latest(uri, name)
+        if table is None:
+            table = connect(uri).create_table(name, schema=schema, exist_ok=True)
+        _check_same_schema(table.schema, schema, f"{uri}#{name}")
+        if batch.num_rows and key is None:
+            table.add(batch)
+        elif batch.num_rows and key is not None:
+            upsert = table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
+            upsert.execute(_last_of_each(batch, key))
+        return make_ref(uri, name, table.version)
 
 
 def overwrite(uri: str, name: str, rows: Sequence[dict[str, Any]] | pa.Table, schema: pa.Schema) -> str:
@@ -120,18 +118,18 @@ def overwrite(uri: str, name: str, rows: Sequence[dict[str, Any]] | pa.Table, sc
     from components.data.schemas import as_table
 
     data = as_table(rows, schema)
-    if not exists(make_ref(uri, name)):
-        _create(uri, name, schema)
-    table = _commit(lambda: connect(uri).create_table(name, data=data, schema=schema, mode="overwrite"))
-    return make_ref(uri, name, table.version)
+    with _turn(uri, name):
+        table = connect(uri).create_table(name, data=data, schema=schema, mode="overwrite")
+        return make_ref(uri, name, table.version)
 
 
 def delete(uri: str, name: str, column: str, values: Sequence[str]) -> str:
     """Delete the rows whose ``column`` is one of ``values``; return the pinned ref of what is left."""
-    table = open_table(make_ref(uri, name))
-    for start in range(0, len(values), _KEYS_PER_DELETE):
-        table.delete(one_of(column, values[start : start + _KEYS_PER_DELETE]))
-    return make_ref(uri, name, table.version)
+    with _turn(uri, name):
+        table = open_table(make_ref(uri, name))
+        for start in range(0, len(values), _KEYS_PER_DELETE):
+            table.delete(one_of(column, values[start : start + _KEYS_PER_DELETE]))
+        return make_ref(uri, name, table.version)
 
 
 def quote(value: str) -> str:
@@ -140,7 +138,7 @@ def quote(value: str) -> str:
 
 
 def one_of(column: str, values: Iterable[str]) -> str:
-    """Return the condition that a column has one of the values, for ``where``; there must be one."""
+    """Return the condition that a column has one of the values, for ``where``; ``values`` must not be empty."""
     return f"`{column}` IN ({', '.join(quote(value) for value in values)})"
 
 
@@ -238,35 +236,22 @@ def _open_latest(uri: str, name: str) -> Any | None:
         raise
 
 
-def _create(uri: str, name: str, schema: pa.Schema) -> Any:
-    """Return the table, made empty unless another process has made it meanwhile.
+@contextlib.contextmanager
+def _turn(uri: str, name: str) -> Iterator[None]:
+    """Let one process at a time change a table on a disk; the kernel frees a killed one's turn.
 
-    Of two that make a table at once in LanceDB, one replaces the other's, so that on a disk they take turns; in an
-    object store there is no such lock.
+    Left to itself, LanceDB refuses or drops one of two changes at once, as it comes: two overwritings conflict, two
+    that make a table replace one another, two upserts of one new key both insert it. An object store has no such lock;
+    there, whoever starts two changes of one table at once has to see to it.
     """
     if "://" in uri:
-        return connect(uri).create_table(name, schema=schema, exist_ok=True)
+        yield
+        return
     from filelock import FileLock
 
     os.makedirs(uri, exist_ok=True)
-    with FileLock(os.path.join(uri, f".{name}.create.lock")):
-        table = _open_latest(uri, name)
-        return table if table is not None else connect(uri).create_table(name, schema=schema)
-
-
-def _commit(change: Callable[[], Any]) -> Any:
-    """Return what the change returns; tried again where another writer's commit came in between.
-
-    LanceDB refuses such a change whole, and leaves it to its caller to repeat it.
-    """
-    for _ in range(_COMMIT_TRIES - 1):
-        try:
-            return change()
-        except RuntimeError as error:
-            if "Retryable commit conflict" not in str(error):
-                raise
-            time.sleep(random.uniform(0, _COMMIT_WAIT_S))
-    return change()
+    with FileLock(os.path.join(uri, f".{name}.commit.lock")):
+        yield
 
 
 def _check_same_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:

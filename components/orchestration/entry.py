@@ -95,8 +95,8 @@ def execute(
     storage = place.folder(config.storage)
     config = _with_registered_models(config, storage)
     key = hashlib.sha256(f"{workflow} {name}".encode()).hexdigest() if name else step_key(workflow, config)
-    started = time.monotonic()
     with _only_one(storage, workflow, key, _LOCK_TIMEOUT_S if name else float("inf")):
+        started = time.monotonic()
         done = None if force or name else find_result(storage, config.experiment, workflow, key)
         if done is not None:
             logger.info("%s is done already: run %s (--force repeats it)", workflow, done.run_id)
@@ -247,11 +247,12 @@ def _with_registered_models(config: ConfigT, storage: Path) -> ConfigT:
 def _only_one(storage: Path, workflow: str, key: str, limit_s: float) -> Iterator[None]:
     """Hold the step's lock, which the kernel frees even after a hard kill.
 
-    Whoever wants what another is at waits for it, and then finds it done. A pipeline, which goes on with one run of
-    its name, waits only for what may be left of a killed one, whose jobs take a while to end with their cluster.
+    A step that another process runs is waited for without limit: if it ends well, its result is taken. A pipeline goes
+    on with the one run of its name and waits ``limit_s`` for what is left of a killed one, whose jobs take a while to
+    end with their cluster.
 
     Raises:
-        UserError: another process is at the same and stays at it for longer than ``limit_s``.
+        UserError: another process holds the lock for longer than ``limit_s``.
     """
     folder = storage / "locks"
     folder.mkdir(exist_ok=True)
@@ -264,10 +265,9 @@ def _only_one(storage: Path, workflow: str, key: str, limit_s: float) -> Iterato
             except BlockingIOError as error:
                 waited_s = time.monotonic() - started
                 if waited_s > limit_s:
-                    sentence = f"{workflow} with this configuration is running already: wait for it or stop it"
-                    raise UserError(sentence) from error
+                    raise UserError(f"a {workflow} of this name is running already: wait for it or stop it") from error
                 if waited_s >= news:
-                    logger.info("waiting for another process that is at the same %s", workflow)
+                    logger.info("waiting for another process that runs the same %s", workflow)
                     news += _LOCK_NEWS_S
                 time.sleep(_LOCK_POLL_S)
         yield

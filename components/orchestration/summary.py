@@ -60,6 +60,7 @@ def write_summary(
         "seconds": round(seconds, 1),
         "peak_memory_bytes": peak_bytes,
     }
+    folder.mkdir(parents=True, exist_ok=True)  # no step may have run
     path = folder / "summary.json"
     partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(page, indent=2))

@@ -1,15 +1,13 @@
 """A pipeline as a person runs it: a real cluster, real jobs, cached steps, changed steps, a hard kill."""
 
 import json
-import signal
 import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.workflows.toy import clusterless, pipeline_of, run_apart
+from tests.workflows.toy import clusterless, kill_hard, pipeline_of, run_apart
 
 ROOT = Path(__file__).resolve().parents[2]
 YAML = """
@@ -69,13 +67,8 @@ def _kill_in_the_second_step(pipeline: list[str]) -> str:
         log += line
         if "second: running" in line:
             break
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert any("raylet" in child.name() for child in family)
-    process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    kill_hard(process)
     process.stderr.close()
-    _, alive = psutil.wait_procs(family, timeout=40)
-    assert not alive, [child.name() for child in alive]
     return log
 
 

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from components.data import store
 from components.data.records import PREFERENCE
 from components.tracking.run import read_curves
 from tests.workflows import warm
-from tests.workflows.toy import clusterless
+from tests.workflows.toy import clusterless, kill_hard
 
 ROOT = Path(__file__).resolve().parents[2]
 REWARD = [
@@ -160,8 +159,7 @@ def test_ppo_goes_on_after_a_hard_kill(ppo, cluster, undisturbed, tiny_model_dir
     storage, log = tmp_path / "artifacts", tmp_path / "log"
     killed = start("train_ppo", *ppo(storage), log=log)
     wait_for(storage / "train_ppo", "*/checkpoints/checkpoint-2/complete.json", killed, log)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    kill_hard(killed)
     code, ended, said = warm.ask("train_ppo", *ppo(storage), cluster=cluster)
     assert code == 0, said[-3000:]
     assert "going on from" in said

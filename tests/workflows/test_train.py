@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import pytest
 from components.data import store
 from components.data.records import PREFERENCE
 from tests.workflows import warm
-from tests.workflows.toy import clusterless, write_tables
+from tests.workflows.toy import clusterless, kill_hard, write_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 HELD_OUT = ("accuracy", "kl", "length", "finished")
@@ -56,8 +55,7 @@ def test_from_demonstrations_to_an_aligned_model_through_a_hard_kill(storage, cl
         command = [sys.executable, "-m", "workflows.train_dpo", *dpo]
         killed = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=written, env=clusterless())
     wait_for(storage / "train_dpo", "*/checkpoints/checkpoint-*/complete.json", killed, errors)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    kill_hard(killed)
     code, aligned, log = warm.ask("train_dpo", *dpo, cluster=cluster)
     assert code == 0, log[-3000:]
     assert "going on from" in log

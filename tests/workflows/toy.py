@@ -1,10 +1,13 @@
 """Small tables and pipelines that workflows are run on in tests."""
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
 from pathlib import Path
+
+import psutil
 
 from components.data import store
 from components.data.records import DEMONSTRATION, PREFERENCE
@@ -44,6 +47,16 @@ def pipeline_of(yaml: str, folder: Path) -> list[str]:
 def run_apart(command: list[str], timeout_s: float = 280) -> subprocess.CompletedProcess:
     """Run a command that is to start a Ray cluster of its own."""
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, env=clusterless())
+
+
+def kill_hard(process: subprocess.Popen) -> None:
+    """Send SIGKILL to a process with a cluster of its own, and wait until nothing that it started is left."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert any("raylet" in child.name() for child in family)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    _, alive = psutil.wait_procs(family, timeout=40)
+    assert not alive, [child.name() for child in alive]
 
 
 def clusterless() -> dict[str, str]:

@@ -65,3 +65,15 @@ def test_no_row_is_lost(tmp_path: Path, exists: bool, key: str | None) -> None:
     rows = store.read(store.pin(f"{uri}#table"))
     assert len(rows) == WRITERS * 3 * (1 if key else TURNS)
     assert len({row["key"] for row in rows}) == WRITERS * 3
+
+
+def test_rows_of_one_key_are_one_row_whoever_wrote_them(tmp_path: Path) -> None:
+    uri = str(tmp_path / "lancedb")
+
+    def write(writer: int) -> None:
+        for turn in range(TURNS):  # the same keys as the others, new in each turn
+            rows = [{"key": f"{turn}-{number}", "value": writer} for number in range(3)]
+            store.write(uri, "table", rows, schema=SCHEMA, key="key")
+
+    at_once(write)
+    assert len(store.read(f"{uri}#table")) == store.count(f"{uri}#table") == TURNS * 3

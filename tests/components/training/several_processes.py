@@ -33,6 +33,9 @@ def main(payloads: Path, curves: Path) -> None:
         assert trainer.accelerator.num_processes == int(os.environ["WORLD_SIZE"])
         assert trainer.is_deepspeed_enabled == ("deepspeed" in payload["arguments"])
         trainer.train()
+        if "deepspeed" in payload["arguments"]:
+            wanted = payload["arguments"]["deepspeed"]["zero_optimization"]["stage"]
+            assert trainer.deepspeed.zero_optimization_stage() == wanted
         found[name] = [step["train/loss"] for step in log.steps]
     if trainer.is_world_process_zero():
         curves.write_text(json.dumps(found))

@@ -67,5 +67,6 @@ def test_every_stage_of_zero_trains_as_none_does(processes, tables, tiny_model_d
             payload["arguments"]["deepspeed"] = build(DeepSpeedConfig(stage=stage), bf16=False, max_grad_norm=1e9)
             payloads[folder.name] = payload
     curves = curves_in(processes, payloads, tmp_path / "sharded")
+    assert curves.keys() == payloads.keys()
     for name, curve in curves.items():
         assert curve == pytest.approx(alone[name.partition("-")[0]], rel=1e-3, abs=2e-4), name

@@ -29,7 +29,7 @@ def ask(workflow: str, *arguments: str, cluster: str | None = None, timeout_s: f
         cluster: address of the Ray cluster that it joins, as a submitted job does; none: it starts one if it needs one.
     """
     _FORKS.set_forkserver_preload(_IMPORTS)  # heeded by the first call alone, which starts the server
-    environment = clusterless() | ({"RAY_ADDRESS": cluster} if cluster else {})
+    environment = dict(os.environ) | {"RAY_ADDRESS": cluster} if cluster else clusterless()
     with tempfile.TemporaryDirectory() as folder:
         said, logged = Path(folder) / "stdout", Path(folder) / "stderr"
         said.touch()

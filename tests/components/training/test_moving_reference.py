@@ -17,6 +17,7 @@ from components.training.preference import make_trainer
 from components.training.preference_losses import LossConfig
 from components.training.reference import pair_ids, score_pairs
 from components.training.rows import tokenize, write_rows
+from tests.components.training.preference_cases import ARGUMENTS
 from tests.components.training.several_processes import Log
 
 SOFT = {"update": "soft", "mix": 0.6, "every": 1}
@@ -62,25 +63,15 @@ def trainer_of(
         "adapter": {"name": kind, "rank": 4, "alpha": 8.0},
         "train": path,
         "eval": path,
-        "arguments": {
+        "arguments": ARGUMENTS
+        | {
             "output_dir": str(folder / "checkpoints"),
             "max_steps": steps,
             "per_device_train_batch_size": 2,
             "gradient_accumulation_steps": 2,
             "learning_rate": 1e-2 if kind != "none" else 1e-3,
-            "lr_scheduler_type": "constant",
-            "max_grad_norm": 1e9,
-            "use_cpu": True,
-            "train_sampling_strategy": "sequential",
-            "dataloader_pin_memory": False,
-            "logging_steps": 1,
             "save_strategy": "steps" if saves else "no",
-            "save_steps": 2,
-            "report_to": [],
-            "disable_tqdm": True,
-            "max_length": None,
             "bf16": dtype == "bfloat16",
-            "gradient_checkpointing": False,
         },
     }
     torch.manual_seed(0)

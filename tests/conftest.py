@@ -93,9 +93,21 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from components.orchestration.cluster import path_with_python
 
     env = {**CPU_ENV, "PATH": path_with_python(), "PYTHONPATH": str(ROOT)}
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": env}, log_to_driver=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "PATH", env["PATH"]
+        )  # the raylet passes it on to the workers of drivers that join from other processes
+        ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": env}, log_to_driver=True)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def cluster(ray_cluster: None) -> str:
+    """The address of that cluster, for workflows to join: 12 s less than one of their own."""
+    import ray
+
+    return ray.get_runtime_context().gcs_address
 
 
 @pytest.fixture

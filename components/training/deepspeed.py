@@ -1,15 +1,9 @@
 """The one place that knows DeepSpeed: its config dict, which TRL and accelerate are handed as it is."""
 
-import os
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 from components.config import Config, Field
-
-_CPU_OP = "deepspeed_shm_comm"
-_LOAD_LIMIT_S, _BUILD_LIMIT_S = 15.0, 180.0
 
 
 class DeepSpeedConfig(Config):
@@ -28,43 +22,9 @@ def join(gpu: bool) -> None:
     """
     import deepspeed
 
-    if not gpu:
-        _drop_stale_lock()
+    # Only tensor-parallel inference calls this C++ op, and to build it takes two cores a minute in each new environment.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", auto_mpi_discovery=False, verbose=False)
-
-
-def _drop_stale_lock() -> None:
-    """Remove the lock of DeepSpeed's C++ op if whoever held it was killed: PyTorch would wait for it for ever.
-
-    Its holder keeps it open, which shows on the same host. Of a holder elsewhere only the lock's age tells: loading
-    an op that is built takes a second or two, building it less than a minute on an idle machine.
-    """
-    from torch.utils.cpp_extension import _get_build_directory
-
-    folder = Path(_get_build_directory(_CPU_OP, False))
-    lock = folder / "lock"
-    limit_s = _LOAD_LIMIT_S if (folder / f"{_CPU_OP}.so").exists() else _BUILD_LIMIT_S
-    while lock.exists():
-        try:
-            age_s = time.time() - lock.stat().st_mtime
-        except FileNotFoundError:  # given back since
-            return
-        if age_s > limit_s and not _is_open(lock):
-            lock.unlink(missing_ok=True)
-        else:
-            time.sleep(0.5)
-
-
-def _is_open(path: Path) -> bool:
-    """Return whether a process that this one may look at has the file open."""
-    target = str(path.resolve())
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if os.readlink(descriptor) == target:
-                return True
-        except OSError:  # closed since, or another user's
-            continue
-    return False
 
 
 def build(config: DeepSpeedConfig, *, bf16: bool, max_grad_norm: float) -> dict[str, Any]:

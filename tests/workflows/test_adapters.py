@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +9,6 @@ import pytest
 
 from tests.workflows import warm
 from tests.workflows.toy import write_tables
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def _run(workflow: str, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    command = [sys.executable, "-m", f"workflows.{workflow}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +21,10 @@ def storage(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def qlora(storage: Path, tiny_model_dir: Path) -> dict[str, Any]:
+def qlora(storage: Path, cluster: str, tiny_model_dir: Path) -> dict[str, Any]:
     small = ("optim.batch_size=4", "optim.micro_batch_size=4", "optim.learning_rate=5e-3", "eval_rows=0")
     place = (f"storage={storage}", f"model={tiny_model_dir}", f"demonstrations={storage}/lancedb#demonstrations")
-    code, line, errors = _run("train_sft", *place, *small, "adapter.name=qlora", "adapter.rank=4", "ray.num_cpus=1")
+    code, line, errors = warm.ask("train_sft", *place, *small, "adapter.name=qlora", "adapter.rank=4", cluster=cluster)
     assert code == 0, errors[-3000:]
     return line
 
@@ -51,7 +41,7 @@ def test_both_merges_are_measured_and_the_chosen_one_is_written(qlora: dict[str,
     place = (f"storage={storage}", f"adapter={qlora['outputs']['adapter']}", f"base={qlora['outputs']['base']}")
     found = {}
     for onto in ("original", "dequantized"):
-        code, line, errors = _run("merge_adapter", *place, f"onto={onto}", "dtype=float32")
+        code, line, errors = warm.ask("merge_adapter", *place, f"onto={onto}", "dtype=float32")
         assert code == 0, errors[-3000:]
         found[onto] = line
         assert set(line["metrics"]) == {
@@ -64,7 +54,7 @@ def test_both_merges_are_measured_and_the_chosen_one_is_written(qlora: dict[str,
         found["original"]["metrics"]["merge/dequantized_kl"]
     )
     assert found["original"]["outputs"]["model"] != found["dequantized"]["outputs"]["model"]
-    code, line, _ = _run("merge_adapter", *place, "onto=original", "max_kl=1e-9")
+    code, line, _ = warm.ask("merge_adapter", *place, "onto=original", "max_kl=1e-9")
     assert code == 1 and "the adapter is not merged; onto=dequantized gives" in line["outputs"]["error"]
 
 

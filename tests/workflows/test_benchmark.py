@@ -183,7 +183,7 @@ def test_a_sides_memory_is_its_own_and_each_iterations(arena: Arena) -> None:
     ran = arena.run("side", [sys.executable, "-c", script])
     assert ran.lines == ["{}"]
     assert len(ran.laps) == 2
-    assert 300e6 < ran.laps[1] == ran.peak < 400e6
+    assert 300e6 - 32 * 2**20 < ran.laps[1] == ran.peak < 400e6  # so much too low is what the sampler states
     assert 0 < ran.laps[0] < 100e6
     assert sum(ran.peak_by_process.values()) == ran.peak and len(ran.peak_by_process) == 1
 

@@ -1,8 +1,5 @@
-"""build_index as people run it: its own process, its own cluster, twice; and what it says to wrong input."""
+"""build_index as people run it, with a cluster of its own and on one that is there; what it says to wrong input."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,25 +11,14 @@ from tests.workflows import warm
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _run(*arguments: str, timeout_s: int = 240) -> tuple[int, dict, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "workflows.build_index", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
-    return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
-
-
-def test_a_folder_is_indexed_and_indexing_it_again_embeds_nothing(tmp_path: Path) -> None:
+def test_a_folder_is_indexed_and_indexing_it_again_embeds_nothing(tmp_path: Path, cluster: str) -> None:
     docs, storage = tmp_path / "docs", tmp_path / "storage"
     docs.mkdir()
     (docs / "tea.md").write_text("# Tea\n\nGreen tea is brewed at eighty degrees.")
     (docs / "scan.txt").write_bytes(b"\xff")
     config = str(ROOT / "workflows/configs/build_index/folder.yaml")
     arguments = (config, f"source.path={docs}", f"storage={storage}", "ray.num_cpus=2")
-    code, line, log = _run(*arguments)
+    code, line, log = warm.ask("build_index", *arguments)
     assert code == 0, log
     assert (line["workflow"], line["status"]) == ("build_index", "done")
     assert line["outputs"]["passages"] == line["outputs"]["embedded"] == line["metrics"]["embedded"] == 1
@@ -44,7 +30,7 @@ def test_a_folder_is_indexed_and_indexing_it_again_embeds_nothing(tmp_path: Path
     page = read_lineage(next((storage / "build_index").iterdir()))
     assert page["facts"]["table"] == ref and page["kind"] == "index"
 
-    code, line, log = _run(*arguments, "--force")
+    code, line, log = warm.ask("build_index", *arguments, "--force", cluster=cluster)
     assert code == 0, log
     assert (line["outputs"]["embedded"], line["outputs"]["index"]) == (0, ref)
 

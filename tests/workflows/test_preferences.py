@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,17 +18,6 @@ SIZES = [
 ]
 
 
-def _run(workflow: str, *arguments: str, timeout_s: int = 300) -> tuple[int, dict, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", f"workflows.{workflow}", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
-    return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
-
-
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A passages table as build_index writes it, of 90 passages."""
@@ -41,13 +28,14 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(index: str, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+def built(
+    index: str, cluster: str, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict, Path]:
     """The JSON line of a run over the index with the tiny model, and its storage."""
     storage = tmp_path_factory.mktemp("built")
     arguments = (f"index={index}", f"model={tiny_model_dir}", f"storage={storage}", "ray.num_cpus=2", *SIZES)
-    code, line, log = _run(
-        "build_preferences", *arguments, "sampling.max_new_tokens=8", "questions.passage_words=20", "seed=3"
-    )
+    small = ("sampling.max_new_tokens=8", "questions.passage_words=20", "seed=3")
+    code, line, log = warm.ask("build_preferences", *arguments, *small, cluster=cluster)
     assert code == 0, log[-3000:]
     assert "answers" in log
     return line, storage
@@ -70,12 +58,13 @@ def test_an_index_becomes_questions_demonstrations_and_pairs(built: tuple[dict, 
 
 
 @pytest.mark.slow
-def test_the_same_model_is_evaluated_on_what_was_held_out(built: tuple[dict, Path], tiny_model_dir: Path) -> None:
+def test_the_same_model_is_evaluated_on_what_was_held_out(
+    built: tuple[dict, Path], cluster: str, tiny_model_dir: Path
+) -> None:
     line, storage = built
     tables = [f"{name}={line['outputs'][name]}" for name in ("questions", "preferences")]
-    code, found, log = _run(
-        "evaluate", f"model={tiny_model_dir}", *tables, f"storage={storage}", "max_new_tokens=6", "ray.num_cpus=2"
-    )
+    place = (f"model={tiny_model_dir}", f"storage={storage}")
+    code, found, log = warm.ask("evaluate", *place, *tables, "max_new_tokens=6", cluster=cluster)
     assert code == 0, log[-3000:]
     evaluation = found["outputs"]["evaluation"]
     names = ["abstention_rate", "answer_tokens", "grounded_rate", "preference_accuracy", "score"]
@@ -93,7 +82,7 @@ def test_the_same_model_is_evaluated_on_what_was_held_out(built: tuple[dict, Pat
 
 def test_made_pairs_are_cleaned_only_if_asked_and_have_a_card_too(index: str, tmp_path: Path) -> None:
     arguments = (f"index={index}", f"storage={tmp_path}/st", *SIZES, "questions.passage_words=20", "seed=3")
-    code, line, log = _run("build_preferences", *arguments)
+    code, line, log = warm.ask("build_preferences", *arguments)
     assert code == 0, log[-3000:]
     made = store.read(line["outputs"]["preferences"])
     assert store.count(line["outputs"]["dropped"]) == 0
@@ -102,7 +91,7 @@ def test_made_pairs_are_cleaned_only_if_asked_and_have_a_card_too(index: str, tm
     assert card["pairs"] == len(made) == 14
     longest = sorted(max(len(row[side][0]["content"]) for side in ("chosen", "rejected")) for row in made)
     vectors = ["clean.duplicates.near=false", "clean.decontaminate.near=false", "clean.decontaminate.test_split=false"]
-    code, line, log = _run("build_preferences", *arguments, *vectors, f"clean.lengths.max_answer={longest[-1] - 1}")
+    code, line, log = warm.ask("build_preferences", *arguments, *vectors, f"clean.lengths.max_answer={longest[-1] - 1}")
     assert code == 0, log[-3000:]
     assert line["metrics"]["dropped/long_answer"] == longest.count(longest[-1])
     assert line["metrics"]["pairs/train"] + line["metrics"]["pairs/test"] == 14 - longest.count(longest[-1])
@@ -114,7 +103,9 @@ def test_an_own_file_needs_neither_index_nor_model(tmp_path: Path) -> None:
     rows = [{"prompt": f"Question {i}?", "chosen": f"Yes {i}.", "rejected": "No."} for i in range(30)]
     file.write_text("\n".join(map(json.dumps, [*rows, {"prompt": "x", "chosen": "a", "rejected": "a"}])))
     config = str(ROOT / "workflows/configs/build_preferences/own_file.yaml")
-    code, line, log = _run("build_preferences", config, f"file={file}", f"storage={tmp_path}/st", "file_test_share=0.3")
+    code, line, log = warm.ask(
+        "build_preferences", config, f"file={file}", f"storage={tmp_path}/st", "file_test_share=0.3"
+    )
     assert code == 0, log
     assert sorted(line["outputs"]) == ["card", "demonstrations", "dropped", "preferences"]
     pairs = store.read(line["outputs"]["preferences"])
@@ -141,7 +132,7 @@ def test_own_files_are_cleaned_mixed_and_described(tmp_path: Path) -> None:
     files = [f"files.{name}={tmp_path}/{name}.jsonl" for name in ("forum", "staff")]
     mix = ["clean.mix.forum=1", "clean.mix.staff=2"]
     place = f"storage={tmp_path}/st"
-    code, line, log = _run("build_preferences", *files, *mix, place, "file_test_share=0")
+    code, line, log = warm.ask("build_preferences", *files, *mix, place, "file_test_share=0")
     assert code == 0, log
     figures = {name: value for name, value in line["metrics"].items() if name.startswith("dropped/") and value}
     # forum: 7 - 1 - 2 = 4; staff 10: the scale is min(4 / 1, 10 / 2) = 4, so all of forum and 8 of staff stay.
@@ -162,7 +153,7 @@ def test_own_files_are_cleaned_mixed_and_described(tmp_path: Path) -> None:
     for name in ("forum", "staff"):  # the lines in another order: the same table
         path = tmp_path / f"{name}.jsonl"
         path.write_text("\n".join(reversed(path.read_text().splitlines())))
-    code, again, log = _run("build_preferences", *files, *mix, place, "file_test_share=0")
+    code, again, log = warm.ask("build_preferences", *files, *mix, place, "file_test_share=0")
     assert code == 0 and again["run_id"] != line["run_id"], log
     assert store.read(again["outputs"]["preferences"]) == rows
 

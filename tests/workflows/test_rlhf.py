@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from components.data import store
 from components.data.records import PREFERENCE
 from components.tracking.run import read_curves
 from tests.workflows import warm
+from tests.workflows.toy import clusterless
 
 ROOT = Path(__file__).resolve().parents[2]
 REWARD = [
@@ -42,9 +42,10 @@ PPO = [
 
 
 def start(workflow: str, *arguments: str, log: Path) -> subprocess.Popen:
+    """Start a workflow with a cluster of its own, to be killed in."""
     command = [sys.executable, "-m", f"workflows.{workflow}", *arguments]
     with log.open("w") as errors:
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, env=clusterless())
 
 
 def finish(process: subprocess.Popen) -> dict:
@@ -76,11 +77,11 @@ def storage(tmp_path_factory, mlflow_database) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rewarded(storage, tiny_model_dir, tmp_path_factory) -> dict:
-    log = tmp_path_factory.mktemp("log") / "log"
+def rewarded(storage, cluster, tiny_model_dir) -> dict:
     arguments = [f"storage={storage}", f"model={tiny_model_dir}", f"preferences={storage}/lancedb#preferences"]
-    ended = finish(start("train_reward", *arguments, *REWARD, "optim.epochs=6", "loss.heads=2", log=log))
-    assert ended["code"] == 0, log.read_text()[-3000:]
+    wanted = [*REWARD, "optim.epochs=6", "loss.heads=2"]
+    code, ended, log = warm.ask("train_reward", *arguments, *wanted, cluster=cluster)
+    assert code == 0, log[-3000:]
     return ended
 
 
@@ -111,15 +112,16 @@ def ppo(storage, rewarded, tiny_model_dir) -> Callable[[Path], list[str]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ppo, tmp_path_factory) -> dict[str, dict[int, float]]:
+def undisturbed(ppo, cluster, tmp_path_factory) -> dict[str, dict[int, float]]:
     """The curves of a run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    return curves(folder / "artifacts", finish(start("train_ppo", *ppo(folder / "artifacts"), log=folder / "log")))
+    storage = tmp_path_factory.mktemp("undisturbed") / "artifacts"
+    code, ended, log = warm.ask("train_ppo", *ppo(storage), cluster=cluster)
+    assert code == 0, log[-3000:]
+    return curves(storage, ended)
 
 
 def curves(storage: Path, ended: dict) -> dict[str, dict[int, float]]:
     """What a run logged in each iteration, but for its times."""
-    assert ended["code"] == 0
     found = {name: dict(points) for name, points in read_curves(storage, ended["run_id"]).items()}
     told = {name for name in found if name.partition("/")[0] in ("objective", "loss", "policy", "value", "eval")}
     assert len(told) > 15
@@ -153,15 +155,15 @@ def test_ppo_outlives_its_training_worker(ppo, undisturbed, tmp_path) -> None:
 @pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.timeout(600)
-def test_ppo_goes_on_after_a_hard_kill(ppo, undisturbed, tiny_model_dir, tmp_path) -> None:
+def test_ppo_goes_on_after_a_hard_kill(ppo, cluster, undisturbed, tiny_model_dir, tmp_path) -> None:
     storage, log = tmp_path / "artifacts", tmp_path / "log"
     killed = start("train_ppo", *ppo(storage), log=log)
     wait_for(storage / "train_ppo", "*/checkpoints/checkpoint-2/complete.json", killed, log)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    ended = finish(start("train_ppo", *ppo(storage), log=log))
-    assert ended["code"] == 0, log.read_text()[-3000:]
-    assert "going on from" in log.read_text()
+    killed.kill()
+    killed.wait(10)
+    code, ended, said = warm.ask("train_ppo", *ppo(storage), cluster=cluster)
+    assert code == 0, said[-3000:]
+    assert "going on from" in said
     assert_same_curves(curves(storage, ended), undisturbed)
     metrics = ended["metrics"]
     assert metrics["steps"] == 4 and metrics["rollout/engine_gap"] < 0.1 and math.isfinite(metrics["objective/kl"])
@@ -172,10 +174,8 @@ def test_ppo_goes_on_after_a_hard_kill(ppo, undisturbed, tiny_model_dir, tmp_pat
     shown = [json.loads(line) for line in (adapter.parent / "samples.jsonl").read_text().splitlines()]
     assert {line["iteration"] for line in shown} >= {2, 4} and all("answer" in line for line in shown)
 
-    merged = finish(
-        start("merge_adapter", f"storage={storage}", f"adapter={adapter}", f"base={tiny_model_dir}", log=log)
-    )
-    assert merged["code"] == 0 and merged["metrics"]["merge/parity"] < 1e-3, log.read_text()[-3000:]
+    code, merged, said = warm.ask("merge_adapter", f"storage={storage}", f"adapter={adapter}", f"base={tiny_model_dir}")
+    assert code == 0 and merged["metrics"]["merge/parity"] < 1e-3, said[-3000:]
 
 
 def wait_for(folder: Path, pattern: str, process: subprocess.Popen, log: Path) -> None:

@@ -85,9 +85,9 @@ def tuned(tmp_path_factory, tiny_model_dir):
     return folders
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def url(ray_cluster, tiny_model_dir, storage, index, tuned):
-    """The address of the server, which is shut down after the last test; the first adapter is registered."""
+    """The address of the server, which is shut down after the last of these tests; the first adapter is registered."""
     from components.serving.app import make_plan, serving
     from components.tracking.registry import register_model
     from components.tracking.run import open_run

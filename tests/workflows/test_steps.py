@@ -17,17 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "workflows/configs/build_steps/gsm8k.yaml")
 
 
-def _run(*arguments: str, timeout_s: int = 300) -> tuple[int, dict, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "workflows.build_steps", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
-    return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
-
-
 def _write(path: Path, rows: list) -> Path:
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
@@ -50,7 +39,7 @@ def _problem(number: int) -> dict:
 def test_judged_solutions_become_pairs_and_steps(tmp_path: Path) -> None:
     file = _write(tmp_path / "solutions.jsonl", [_problem(number) for number in range(3, 33)])
     arguments = (CONFIG, f"file={file}", f"storage={tmp_path}/st", "test_share=0.3")
-    code, line, log = _run(*arguments, "preferences=sums", "limit=20")
+    code, line, log = warm.ask("build_steps", *arguments, "preferences=sums", "limit=20")
     assert code == 0, log
     assert sorted(line["outputs"]) == ["preferences", "steps"] and "#sums@" in line["outputs"]["preferences"]
     pairs, rows = store.read(line["outputs"]["preferences"]), store.read(line["outputs"]["steps"])
@@ -61,13 +50,15 @@ def test_judged_solutions_become_pairs_and_steps(tmp_path: Path) -> None:
     assert by_text["5+2 = 7 in all.\n#### 7"]["kind"] == "reference"
     assert line["metrics"]["pairs/train"] + line["metrics"]["pairs/test"] == 40
     assert line["metrics"]["steps/unlabelled"] == 20 * 2
-    again = _run(*arguments, "preferences=sums", "limit=20")
+    again = warm.ask("build_steps", *arguments, "preferences=sums", "limit=20")
     assert again[1] == line and "is done already" in again[2]
 
 
 def test_reference_answers_give_steps_only(tmp_path: Path) -> None:
     rows = [{"question": f"q{number}", "answer": _problem(number)["ground_truth"]} for number in range(9)]
-    code, line, log = _run(f"file={_write(tmp_path / 'a.jsonl', rows)}", f"storage={tmp_path}/st", "spoiled=0")
+    code, line, log = warm.ask(
+        "build_steps", f"file={_write(tmp_path / 'a.jsonl', rows)}", f"storage={tmp_path}/st", "spoiled=0"
+    )
     assert code == 0, log
     assert list(line["outputs"]) == ["steps"]
     made = store.read(line["outputs"]["steps"])
@@ -116,7 +107,9 @@ def test_real_judged_solutions_add_up_and_do_not_leak(shared_data: Path, tmp_pat
         pytest.skip(f"{path} is absent")
     with gzip.open(path, "rt") as lines:
         given = [json.loads(text) for text in lines]
-    code, line, log = _run(CONFIG, f"file={path}", f"storage={tmp_path}/st", "test_share=0.2", "per_prompt=9")
+    code, line, log = warm.ask(
+        "build_steps", CONFIG, f"file={path}", f"storage={tmp_path}/st", "test_share=0.2", "per_prompt=9"
+    )
     assert code == 0, log
     pairs, rows = store.read(line["outputs"]["preferences"]), store.read(line["outputs"]["steps"])
     judged = [(row["question"], item["solution"], item["is_correct"]) for row in given for item in row["solutions"]]

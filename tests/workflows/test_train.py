@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,22 +12,11 @@ import pytest
 from components.data import store
 from components.data.records import PREFERENCE
 from tests.workflows import warm
-from tests.workflows.toy import write_tables
+from tests.workflows.toy import clusterless, write_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 HELD_OUT = ("accuracy", "kl", "length", "finished")
 SMALL = ["optim.dtype=float32", "optim.micro_batch_size=2", "eval_rows=8", "ray.num_cpus=2", "save.every=2"]
-
-
-def start(workflow: str, *arguments: str, log: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", f"workflows.{workflow}", *arguments]
-    with log.open("w") as errors:
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
-
-
-def finish(process: subprocess.Popen) -> dict:
-    out, _ = process.communicate(timeout=240)
-    return {"code": process.returncode, **json.loads(out.strip().splitlines()[-1])}
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +28,18 @@ def storage(tmp_path_factory, mlflow_database) -> Path:
     return folder
 
 
-def test_from_demonstrations_to_an_aligned_model_through_a_hard_kill(storage, tiny_model_dir, tmp_path):
-    log = tmp_path / "log"
+def test_from_demonstrations_to_an_aligned_model_through_a_hard_kill(storage, cluster, tiny_model_dir, tmp_path):
     place = [f"storage={storage}"]
     sft = [*place, f"model={tiny_model_dir}", f"demonstrations={storage}/lancedb#demonstrations", *SMALL]
-    trained = finish(start("train_sft", *sft, "optim.learning_rate=5e-3", log=log))
-    assert trained["code"] == 0, log.read_text()[-3000:]
+    code, trained, log = warm.ask("train_sft", *sft, "optim.learning_rate=5e-3", cluster=cluster)
+    assert code == 0, log[-3000:]
     assert trained["metrics"]["steps"] == 4 and trained["metrics"]["eval/loss"] < 5.9  # ln 384 = 5.95
     adapter = Path(trained["outputs"]["adapter"])
     assert sorted(found.name for found in adapter.parent.iterdir()) == ["adapter"]  # nothing half-written stays
 
     merge = [*place, f"adapter={adapter}", f"base={trained['outputs']['base']}", "dtype=float32"]
-    merged = finish(start("merge_adapter", *merge, log=log))
-    assert merged["code"] == 0 and merged["metrics"]["merge/parity"] < 1e-3, log.read_text()[-3000:]
+    code, merged, log = warm.ask("merge_adapter", *merge)
+    assert code == 0 and merged["metrics"]["merge/parity"] < 1e-3, log[-3000:]
 
     model = merged["outputs"]["model"]
     dpo = [
@@ -63,13 +50,16 @@ def test_from_demonstrations_to_an_aligned_model_through_a_hard_kill(storage, ti
         "optim.epochs=8",
         "save.every=5",
     ]
-    killed = start("train_dpo", *dpo, log=log)
-    wait_for(storage / "train_dpo", "*/checkpoints/checkpoint-*/complete.json", killed, log)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    aligned = finish(start("train_dpo", *dpo, log=log))
-    assert aligned["code"] == 0, log.read_text()[-3000:]
-    assert "going on from" in log.read_text()
+    errors = tmp_path / "log"
+    with errors.open("w") as written:  # its own cluster dies with it
+        command = [sys.executable, "-m", "workflows.train_dpo", *dpo]
+        killed = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=written, env=clusterless())
+    wait_for(storage / "train_dpo", "*/checkpoints/checkpoint-*/complete.json", killed, errors)
+    killed.kill()
+    killed.wait(10)
+    code, aligned, log = warm.ask("train_dpo", *dpo, cluster=cluster)
+    assert code == 0, log[-3000:]
+    assert "going on from" in log
     assert aligned["metrics"]["rows/scored"] == 0  # they were kept
     assert aligned["metrics"]["steps"] == 30 and aligned["metrics"]["eval/rewards/accuracies"] == 1.0
     assert aligned["metrics"]["heldout/reward_accuracy/after"] == 1.0 and aligned["metrics"]["heldout/kl/after"] > 0
@@ -77,18 +67,18 @@ def test_from_demonstrations_to_an_aligned_model_through_a_hard_kill(storage, ti
     assert store.count(f"{storage}/lancedb#reference_logprobs") == 30 + 8
 
     scored = [*place, f"model={model}", f"preferences={storage}/lancedb#preferences", "dtype=float32"]
-    reference = finish(start("score_reference", *scored, "ray.num_cpus=2", log=log))
-    assert reference["code"] == 0 and reference["metrics"]["computed"] == 0
-    assert reference["metrics"]["pairs"] == 30, log.read_text()[-3000:]
+    code, reference, log = warm.ask("score_reference", *scored, cluster=cluster)
+    assert code == 0 and reference["metrics"]["computed"] == 0
+    assert reference["metrics"]["pairs"] == 30, log[-3000:]
 
     wrong = [*place, f"adapter={aligned['outputs']['adapter']}", f"base={tiny_model_dir}"]
-    refused = finish(start("merge_adapter", *wrong, log=log))
-    assert refused["code"] == 2 and "trained on a model with digest" in log.read_text()
+    code, _, log = warm.ask("merge_adapter", *wrong)
+    assert code == 2 and "trained on a model with digest" in log
 
 
 @pytest.mark.exhaustive
-def test_labelled_answers_align_a_model_without_pairs(tiny_model_dir, tmp_path):
-    lines, log = tmp_path / "labels.jsonl", tmp_path / "log"
+def test_labelled_answers_align_a_model_without_pairs(cluster, tiny_model_dir, tmp_path):
+    lines = tmp_path / "labels.jsonl"
     answers = {True: "It joins path names [1].", False: "I don't know."}
     rows = [
         {"prompt": f"Which function joins {number} path names?", "completion": answers[label], "label": label}
@@ -97,19 +87,19 @@ def test_labelled_answers_align_a_model_without_pairs(tiny_model_dir, tmp_path):
     ]
     lines.write_text("\n".join(json.dumps(row) for row in rows))
     place = f"storage={tmp_path}"
-    built = finish(start("build_labels", place, f"file={lines}", "test_share=0.3", log=log))
-    assert built["code"] == 0 and built["metrics"]["answers/test"] > 8, log.read_text()[-3000:]
+    code, built, log = warm.ask("build_labels", place, f"file={lines}", "test_share=0.3")
+    assert code == 0 and built["metrics"]["answers/test"] > 8, log[-3000:]
 
     table = built["outputs"]["answers"]
     kto = [place, f"model={tiny_model_dir}", f"preferences={table}", *SMALL, "optim.epochs=4", "measure.prompts=3"]
-    trained = finish(start("train_dpo", *kto, "loss.name=kto", "optim.learning_rate=5e-3", log=log))
-    assert trained["code"] == 0, log.read_text()[-3000:]
+    code, trained, log = warm.ask("train_dpo", *kto, "loss.name=kto", "optim.learning_rate=5e-3", cluster=cluster)
+    assert code == 0, log[-3000:]
     metrics = trained["metrics"]
     assert metrics["heldout/reward_accuracy/after"] > 0.9 and metrics["heldout/kl/after"] > 0
     assert {f"heldout/{name}/{when}" for name in HELD_OUT for when in ("before", "after")} <= set(metrics)
 
-    refused = finish(start("train_dpo", *kto, "loss.name=ipo", log=log))
-    assert refused["code"] == 2 and "set loss.name=kto" in log.read_text()
+    code, _, log = warm.ask("train_dpo", *kto, "loss.name=ipo", cluster=cluster)
+    assert code == 2 and "set loss.name=kto" in log
 
 
 def wait_for(folder: Path, pattern: str, process: subprocess.Popen, log: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from components.retrieval.retrieve import RetrieveConfig, Retriever
 from components.tracking.lineage import read_lineage
 from tests.components.retrieval import editions
 from tests.workflows import warm
-from tests.workflows.toy import run_apart
 
 LEARN = ["cross_encoder.optim.epochs=8", "cross_encoder.optim.learning_rate=5e-3"]
 READ = 4  # a subject's editions, which the words bring first: passages of two subjects are never compared in training
@@ -60,17 +58,11 @@ def arguments(storage: Path, embedder: Path, *more: str, table: str = "passages"
     return [f"storage={storage}", f"index={storage}/lancedb#{table}", *models, "ray.num_cpus=2", *more]
 
 
-def run(*given: str) -> tuple[dict, str]:
-    """Return the workflow's JSON line, with its exit code, and its log."""
-    done = run_apart([sys.executable, "-m", "workflows.train_reranker", *given])
-    return {"code": done.returncode, **json.loads(done.stdout.splitlines()[-1])}, done.stderr
-
-
-def test_a_reranker_that_helps_is_kept_and_searched_with(storage: Path, embedder: Path) -> None:
+def test_a_reranker_that_helps_is_kept_and_searched_with(storage: Path, cluster: str, embedder: Path) -> None:
     asked = [f"ask.table={storage}/lancedb#questions", "ask.test_share=0.4", "retrieve.mode=text"]
     asked += [f"retrieve.rerank_depth={READ}", *ALL_PASS, *LEARN]
-    done, log = run(*arguments(storage, embedder, *asked))
-    assert done["code"] == 0, log[-3000:]
+    code, done, log = warm.ask("train_reranker", *arguments(storage, embedder, *asked), cluster=cluster)
+    assert code == 0, log[-3000:]
     metrics, outputs = done["metrics"], done["outputs"]
     assert metrics["kept"] == outputs["kept"] == 1 and outputs["verdict"].startswith("kept: on ")
     assert metrics["trained/ndcg_at_10"] > 0.95 > metrics["without/ndcg_at_10"] + 0.1
@@ -88,16 +80,17 @@ def test_a_reranker_that_helps_is_kept_and_searched_with(storage: Path, embedder
     first = [way.search(row["question"], k=1)[0].passage_id for row in held_out]
     assert sum(found in row["answers"] for found, row in zip(first, held_out, strict=True)) > 0.9 * len(held_out)
 
-    again, _ = run(*arguments(storage, embedder, *asked))
-    assert (again["code"], again["run_id"], again["outputs"]) == (0, done["run_id"], outputs)
+    code, again, _ = warm.ask("train_reranker", *arguments(storage, embedder, *asked))
+    assert (code, again["run_id"], again["outputs"]) == (0, done["run_id"], outputs)
 
 
 @pytest.mark.exhaustive
-def test_an_adapter_that_does_not_help_enough_is_not_kept(storage: Path, embedder: Path) -> None:
+def test_an_adapter_that_does_not_help_enough_is_not_kept(storage: Path, cluster: str, embedder: Path) -> None:
     """Questions are made from the passages, whose vectors mean nothing; a gain of 0.9 is asked for."""
     asked = ["kind=adapter", "ask.test_share=0.5", "min_gain=0.9", "adapter.optim.epochs=2", *ALL_PASS]
-    done, log = run(*arguments(storage, embedder, *asked, table="functions"))
-    assert done["code"] == 0 and done["status"] == "done", log[-3000:]
+    given = arguments(storage, embedder, *asked, table="functions")
+    code, done, log = warm.ask("train_reranker", *given, cluster=cluster)
+    assert code == 0 and done["status"] == "done", log[-3000:]
     outputs = done["outputs"]
     assert done["metrics"]["kept"] == outputs["kept"] == 0 and outputs["query_adapter"] is None
     assert outputs["verdict"].startswith("not kept: on ") and "lie above 0.9" in outputs["verdict"]

@@ -22,14 +22,19 @@ _IMPORTS = [
 _FORKS = multiprocessing.get_context("forkserver")
 
 
-def ask(workflow: str, *arguments: str, timeout_s: float = 280) -> tuple[int, dict, str]:
-    """Return exit code, JSON line and log of ``python -m workflows.<workflow> arguments``."""
+def ask(workflow: str, *arguments: str, cluster: str | None = None, timeout_s: float = 280) -> tuple[int, dict, str]:
+    """Return exit code, JSON line and log of ``python -m workflows.<workflow> arguments``.
+
+    Args:
+        cluster: address of the Ray cluster that it joins, as a submitted job does; none: it starts one if it needs one.
+    """
     _FORKS.set_forkserver_preload(_IMPORTS)  # heeded by the first call alone, which starts the server
+    environment = dict(os.environ) | {"RAY_ADDRESS": cluster} if cluster else clusterless()
     with tempfile.TemporaryDirectory() as folder:
         said, logged = Path(folder) / "stdout", Path(folder) / "stderr"
         said.touch()
         logged.touch()
-        process = _FORKS.Process(target=_run, args=(workflow, arguments, clusterless(), said, logged))
+        process = _FORKS.Process(target=_run, args=(workflow, arguments, environment, said, logged))
         process.start()
         process.join(timeout_s)
         if process.exitcode is None:

@@ -22,7 +22,7 @@ def join(gpu: bool) -> None:
     """
     import deepspeed
 
-    # Only tensor-parallel inference calls this C++ op, and to build it takes two cores a minute in each new environment.
+    # Only tensor-parallel inference calls this C++ op, and building it takes two cores a minute in each environment.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", auto_mpi_discovery=False, verbose=False)
 

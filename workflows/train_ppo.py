@@ -34,7 +34,7 @@ def main(config: TrainPpo, run: "Run") -> "Result":
     from components.tracking.run import Result
     from components.training.ppo import job
 
-    config.check(config.scale.workers)
+    _check(config)
     if not config.rewards and not config.reward.judge:
         raise UserError("there is no reward: give rewards, or a weight to the programmatic judge (reward.judge=1)")
     model = sources.resolve(config.model, run.cache)
@@ -53,7 +53,7 @@ def main(config: TrainPpo, run: "Run") -> "Result":
 
 def plan(config: TrainPpo) -> dict[str, Any]:
     """Return samples, steps, engines and what is on the trunk."""
-    config.check(config.scale.workers)
+    _check(config)
     rollout, update = config.rollout, config.update
     return {
         "samples": f"{update.iterations} iterations x {rollout.prompts} prompts x {rollout.samples} answers",
@@ -62,6 +62,12 @@ def plan(config: TrainPpo) -> dict[str, Any]:
         "models": "one frozen trunk with adapters" if config.adapter.name != "none" else "policy, critic, reference",
         "workers": f"{config.scale.workers} with {'a GPU' if config.scale.gpu else 'no GPU'}",
     }
+
+
+def _check(config: TrainPpo) -> None:
+    if config.scale.min_workers:
+        raise UserError("scale.min_workers: PPO's workers are as many at the end as at the start, leave it out")
+    config.check(config.scale.workers)
 
 
 if __name__ == "__main__":

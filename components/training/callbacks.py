@@ -113,7 +113,7 @@ def make_callback(
             if dist.is_initialized():
                 dist.barrier()
             if state.is_world_process_zero:
-                mark_complete(folder, state.global_step, run.storage)
+                mark_complete(folder, state.global_step, run.storage, workers=args.world_size)
             if dist.is_initialized():
                 dist.barrier()
             ray.train.report(

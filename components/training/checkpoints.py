@@ -15,14 +15,15 @@ MARKER = "complete.json"
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
-def mark_complete(folder: Path, step: int, storage: str = "") -> None:
+def mark_complete(folder: Path, step: int, storage: str = "", *, workers: int) -> None:
     """Declare a checkpoint whole, once every worker has written its part of it.
 
     Args:
+        workers: how many there are.
         storage: of the run: one in an object store gets the checkpoint, and loses those that are no longer here.
     """
     files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    write_whole(folder / MARKER, json.dumps({"step": step, "files": files}))
+    write_whole(folder / MARKER, json.dumps({"step": step, "workers": workers, "files": files}))
     if place.is_remote(storage):
         kept = place.address(storage, folder.parent)
         place.upload(folder, f"{kept}/{folder.name}")
@@ -37,6 +38,11 @@ def is_complete(folder: Path) -> bool:
         return False
     files = json.loads(marker.read_text())["files"]
     return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in files.items())
+
+
+def workers_of(folder: Path) -> int:
+    """Return how many workers wrote a whole checkpoint."""
+    return int(json.loads((folder / MARKER).read_text())["workers"])
 
 
 def latest(checkpoints: Path) -> Path | None:

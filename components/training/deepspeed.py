@@ -1,6 +1,11 @@
 """The one place that knows DeepSpeed: its config dict, which TRL and accelerate are handed as it is."""
 
+import contextlib
+import io
+import shutil
+from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from components.config import Config, Field
@@ -93,3 +98,26 @@ def write_master(weight: Any, kept: Any) -> None:
     master = safe_get_full_fp32_param(weight)
     if master is not None:  # without sharding and in float32, the weight is its own master
         safe_set_full_fp32_param(weight, master * kept)
+
+
+def undivide(checkpoint: Path) -> None:
+    """Write beside DeepSpeed's shards of a checkpoint the form that any number of workers can load.
+
+    Source: Lian et al. 2024, Universal Checkpointing (https://arxiv.org/abs/2406.18820), as DeepSpeed has it.
+    """
+    import deepspeed.checkpoint.ds_to_universal as universal
+
+    (shards,) = (folder for folder in checkpoint.glob("global_step*") if not folder.name.endswith("_universal"))
+    whole = shards.with_name(f"{shards.name}_universal")
+    shutil.rmtree(whole, ignore_errors=True)  # cut off by a kill
+    wanted = Namespace(
+        input_folder=str(shards),
+        output_folder=str(whole),
+        num_extract_workers=1,  # more would be forked from a process that has threads
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it tells each file
+        universal.main(wanted)

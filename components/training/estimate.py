@@ -21,7 +21,7 @@ def estimate(config: TrainingConfig, model: str, table: str, *, sides: int) -> d
     optim, scale = recipe.optim, recipe.scale
     cores = f"{scale.cpus_per_worker} each" if scale.cpus_per_worker else "the cluster's, shared out"
     found: dict[str, Any] = {
-        "workers": f"{scale.workers} with {'a GPU' if scale.gpu else 'no GPU'}, cores: {cores}",
+        "workers": f"{scale.count} with {'a GPU' if scale.gpu else 'no GPU'}, cores: {cores}",
         "forward passes a step": accumulation(optim, scale.workers),
         "steps": _steps(table, recipe, getattr(config, "where", None)),
     }

@@ -18,7 +18,7 @@ from components.tracking.run import Run
 from components.training import cost
 from components.training.launch import FOLDER, launch
 from components.training.rows import Tokenized, batch_order, steps_of, write_rows
-from components.training.settings import Recipe, trainer_arguments, weight_dtype
+from components.training.settings import Recipe, group_sizes, trainer_arguments, weight_dtype
 
 
 def train(
@@ -64,7 +64,7 @@ def train(
         _check_adapter(recipe, model, steps)
     settings = json.dumps([arguments, recipe.adapter.model_dump(), dtype, steps], sort_keys=True)
     marks = {**identity, "settings": hashlib.sha256(settings.encode()).hexdigest()[:16]}
-    figures = launch(loop, whole, scale, run_dir, marks)
+    figures = launch(loop, whole, scale, run_dir, marks, group_sizes(optim, scale))
     if model is None:
         return figures | cost.measured(run_dir)
     if recipe.adapter.name != "none":

@@ -5,15 +5,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from components.config import CPU_ENV, UserError
-from components.training import checkpoints, deepspeed
+from components.training import checkpoints, deepspeed, elastic
 from components.training.callbacks import Breach
 from components.training.settings import ScaleConfig
-
-if TYPE_CHECKING:
-    from ray.train.torch import TorchTrainer
 
 FOLDER = "checkpoints"
 logger = logging.getLogger(__name__)
@@ -25,10 +22,14 @@ def launch(
     scale: ScaleConfig,
     run_dir: Path,
     identity: dict[str, str],
+    sizes: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """Run ``loop(payload)`` on every worker and return what rank 0's returned.
 
-    The payload (plain data) gains ``checkpoints`` and ``threads``.
+    The payload (plain data) gains ``checkpoints``, ``threads`` and ``workers``.
+
+    Args:
+        sizes: how many workers there may be, where that may change in mid-run; see ``settings.group_sizes``.
 
     Raises:
         UserError: the cluster is too small, or the checkpoints in ``run_dir`` are of something else.
@@ -37,19 +38,21 @@ def launch(
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
     from components.training.process_group import ProcessGroup
+    from components.training.scaling_policy import Trainer
 
     cores = worker_cores(scale)
     folder = run_dir / FOLDER
     resume_from = checkpoints.prepare(folder, {**identity, "workers": str(scale.workers)}, payload["run"].storage)
     if resume_from:
         logger.info("going on from %s", resume_from)
-    payload = {**payload, "checkpoints": str(folder), "threads": cores}
-    trainer = _trainer_class()(
+    payload = {**payload, "checkpoints": str(folder), "threads": cores, "workers": scale.workers}
+    trainer = Trainer(
         loop,
         train_loop_config=payload,
         torch_config=ProcessGroup(),
         scaling_config=ScalingConfig(
-            num_workers=scale.workers,
+            num_workers=(sizes[0], sizes[-1]) if scale.min_workers else scale.workers,
+            elastic_resize_monitor_interval_s=scale.resize_s,
             use_gpu=scale.gpu,
             placement_strategy=scale.placement,
             resources_per_worker={"CPU": cores, **({"GPU": 1} if scale.gpu else {})},
@@ -62,6 +65,7 @@ def launch(
             worker_runtime_env={"env_vars": worker_env(cores, scale.gpu)},
         ),
     )
+    trainer.sizes = sizes
     result = trainer.fit()
     returned = result.return_value or {}
     if returned.get("breach"):
@@ -83,14 +87,17 @@ def worker_cores(scale: ScaleConfig) -> int:
 def share_cores(nodes: Sequence[Mapping[str, float]], scale: ScaleConfig) -> int:
     """Return the cores of each worker on nodes with these resources; a worker lies on one node, whole.
 
+    With ``scale.min_workers``, room for so many is enough, at the share that all of them would have.
+
     Raises:
         UserError: as ``worker_cores``.
     """
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    if scale.gpu and gpus < scale.workers:
+    enough = scale.min_workers or scale.workers
+    if scale.gpu and gpus < enough:
         raise UserError(
-            f"scale.workers={scale.workers} with scale.gpu need as many GPUs, the cluster has {gpus}: set "
-            f"scale.gpu=false or fewer workers, or ray.wait_for.GPU={scale.workers} where a pool can bring them"
+            f"{enough} workers with scale.gpu need as many GPUs, the cluster has {gpus}: set "
+            f"scale.gpu=false or fewer workers, or ray.wait_for.GPU={enough} where a pool can bring them"
         )
     fit = [node for node in nodes if node.get("GPU", 0) >= 1] if scale.gpu else list(nodes)
     total = sum(int(node.get("CPU", 0)) for node in fit)
@@ -102,10 +109,10 @@ def share_cores(nodes: Sequence[Mapping[str, float]], scale: ScaleConfig) -> int
     share = range(max(1, total // scale.workers), 0, -1)
     wanted = [scale.cpus_per_worker] if scale.cpus_per_worker else list(share)
     for cores in wanted:
-        if places(cores) >= scale.workers:
+        if places(cores) >= enough:
             return cores
     raise UserError(
-        f"{scale.workers} workers of {wanted[-1]} cores need more than the cluster's {total} cores on {len(fit)} hosts"
+        f"{enough} workers of {wanted[-1]} cores need more than the cluster's {total} cores on {len(fit)} hosts"
     )
 
 
@@ -122,7 +129,7 @@ def worker_env(cores: int, gpu: bool) -> dict[str, str]:
 
 
 def prepare_worker(payload: dict[str, Any]) -> None:
-    """Set up the process of one worker: threads, seed, and where DeepSpeed finds ninja to compile with."""
+    """Set up the process of one worker: threads, seed, where DeepSpeed finds ninja to compile with, its share."""
     import torch
     import transformers
 
@@ -134,29 +141,10 @@ def prepare_worker(payload: dict[str, Any]) -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.set_seed(payload["seed"])
     deepspeed.join(gpu=not payload["arguments"]["use_cpu"])
+    elastic.fit(payload)
 
 
 def resume_point(payload: dict[str, Any]) -> str | None:
     """Return the last whole checkpoint; every rank finds the same one, as none writes before all have started."""
     found = checkpoints.latest(Path(payload["checkpoints"]))
     return str(found) if found else None
-
-
-def _trainer_class() -> "type[TorchTrainer]":
-    """Return Ray Train's TorchTrainer; on a cluster without a dashboard, less the callback that needs one.
-
-    That callback frees the workers' resources if Ray Train's controller is killed; without a dashboard it only
-    logs a warning each second. Such a cluster is a workflow's own and ends with it.
-    """
-    from ray._private.worker import get_dashboard_url
-    from ray.train.torch import TorchTrainer
-
-    if get_dashboard_url():
-        return TorchTrainer
-
-    class OwnClusterTrainer(TorchTrainer):
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
-
-    return OwnClusterTrainer

@@ -134,7 +134,7 @@ def plan(config: RankingSections, seed: int, questions: int) -> dict[str, Any]:
     cores = f"{scale.cpus_per_worker} each" if scale.cpus_per_worker else "the cluster's, shared out"
     steps = steps_of(questions, optim.epochs, optim.batch_size)
     return {
-        "workers": f"{scale.workers} with {'a GPU' if scale.gpu else 'no GPU'}, cores: {cores}",
+        "workers": f"{scale.count} with {'a GPU' if scale.gpu else 'no GPU'}, cores: {cores}",
         "forward passes a step": accumulation(optim, scale.workers),
         "steps": f"at most about {steps} of {optim.batch_size} questions, from about {questions} to train on",
     }

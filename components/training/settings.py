@@ -13,12 +13,21 @@ class ScaleConfig(Config):
     """How many Ray Train workers train, and on what."""
 
     workers: int = Field(1, ge=1, description="Ray Train workers, one model shard or replica each")
+    min_workers: int | None = Field(
+        None, ge=1, description="train on with as few when hosts are lost, with more when there is room; none: never"
+    )
+    resize_s: float = Field(60.0, gt=0, description="with min_workers: seconds between two looks for room for more")
     cpus_per_worker: int | None = Field(None, ge=1, description="cores of a worker; none shares out the cluster's")
     gpu: bool = Field(False, description="give each worker a GPU")
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
         "PACK", description="workers on as few hosts as they fit on, or on many; STRICT_ waits until it is just so"
     )
     max_failures: int = Field(2, ge=0, description="how often dead workers are replaced, from the last checkpoint")
+
+    @property
+    def count(self) -> str:
+        """How many workers train, as a plan says it."""
+        return f"{self.min_workers} to {self.workers}" if self.min_workers else str(self.workers)
 
 
 class OptimConfig(Config):
@@ -81,7 +90,7 @@ class Recipe:
     seed: int
 
     def __post_init__(self) -> None:
-        accumulation(self.optim, self.scale.workers)
+        group_sizes(self.optim, self.scale)
         check_training(self.adapter, zero_stage=self.deepspeed.stage)
 
     @classmethod
@@ -123,6 +132,26 @@ def accumulation(optim: OptimConfig, workers: int) -> int:
             f"{optim.micro_batch_size} x scale.workers {workers}: change one of the three"
         )
     return optim.batch_size // at_once
+
+
+def group_sizes(optim: OptimConfig, scale: ScaleConfig) -> tuple[int, ...]:
+    """Return the numbers of workers that may train: from ``scale.min_workers`` on, those that share the batch out.
+
+    Raises:
+        UserError: the batch cannot be shared out evenly over the most or the fewest, or these are the wrong way round.
+    """
+    accumulation(optim, scale.workers)
+    if scale.min_workers is None:
+        return (scale.workers,)
+    if scale.min_workers > scale.workers:
+        raise UserError(f"scale.min_workers {scale.min_workers} is more than scale.workers {scale.workers}")
+    groups = optim.batch_size // optim.micro_batch_size
+    if groups % scale.min_workers:
+        raise UserError(
+            f"scale.min_workers {scale.min_workers} workers cannot share out evenly {groups} forward passes "
+            f"(optim.batch_size {optim.batch_size} by optim.micro_batch_size {optim.micro_batch_size}): change one"
+        )
+    return tuple(size for size in range(scale.min_workers, scale.workers + 1) if groups % size == 0)
 
 
 def trainer_arguments(recipe: Recipe, *, bf16: bool, steps: int, checkpoints: Path) -> dict[str, Any]:

@@ -194,6 +194,7 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen, log: Path) -
         (["rewards=[/no/such/folder]"], "does not exist"),
         (["reward.judge=1"], "no questions that the judge can read"),
         (["advantage.name=rloo", "rollout.samples=1"], "compares answers"),
+        (["scale.min_workers=1"], "scale.min_workers: PPO's workers"),
         (["deepspeed.stage=3"], "use deepspeed.stage 0-2"),
         (["adapter.dropout=0.1"], "adapter.dropout"),
         (["adapter.first_layer=2"], "the model has 2 blocks, 0 to 1"),

@@ -195,7 +195,7 @@ class _Worker:
             (folder / "loop.json").write_text(json.dumps(self.loop.state()))
         self._barrier()
         if self.rank == 0:
-            mark_complete(folder, step, self.payload["run"].storage)
+            mark_complete(folder, step, self.payload["run"].storage, workers=self.workers)
             known = sorted(root.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
             for old in known[: -self.config.save.keep]:
                 shutil.rmtree(old)

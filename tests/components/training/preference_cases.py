@@ -1,5 +1,9 @@
 """Every preference loss with the rows of a tiny model, as its real trainer is given them."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from components.data.chat import ChatTemplate
@@ -9,6 +13,7 @@ from components.training.preference import make_trainer
 from components.training.preference_losses import LossConfig
 from components.training.reference import pair_ids, score_pairs
 from components.training.rows import tokenize, write_rows
+from tests.components.training import several_processes
 from tests.components.training.several_processes import Log
 
 ARGUMENTS = {
@@ -117,6 +122,18 @@ def trainer_of(*args, **kwargs):
     payload, rows = payload_of(*args, **kwargs)
     log = Log()
     return make_trainer(payload, [log]), log, rows
+
+
+def curves_in(processes, payloads, folder):
+    """The losses of each payload's training in so many processes."""
+    folder.mkdir(exist_ok=True)
+    (folder / "payloads.json").write_text(json.dumps(payloads))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [*launch, several_processes.__file__, str(folder / "payloads.json"), str(folder / "curves.json")]
+    own = {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, timeout=540)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "curves.json").read_text())
 
 
 def shifted(row, number, by):

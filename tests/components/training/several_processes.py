@@ -1,14 +1,21 @@
-"""Trains the payloads of a file in however many processes torch's launcher started; rank 0 writes the loss curves."""
+"""Trains the payloads of a file in however many processes torch's launcher started; rank 0 writes the loss curves.
+
+A payload with ``checkpoints`` goes on from the last one there, whatever number of processes wrote it.
+"""
 
 import json
 import os
 import sys
 from pathlib import Path
 
+import torch
 from transformers import TrainerCallback
 
+from components.training import elastic
 from components.training.callbacks import train_metrics
+from components.training.checkpoints import mark_complete
 from components.training.deepspeed import join
+from components.training.launch import resume_point
 from components.training.preference import make_trainer
 
 
@@ -23,16 +30,30 @@ class Log(TrainerCallback):
             self.steps.append(train_metrics(logs))
 
 
+class Marks(TrainerCallback):
+    """Declares checkpoints whole, as a Ray Train worker does."""
+
+    def on_save(self, args, state, control, **_):
+        torch.distributed.barrier()
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            mark_complete(folder, state.global_step, workers=args.world_size)
+        torch.distributed.barrier()
+
+
 def main(payloads: Path, curves: Path) -> None:
     found = {}
     for name, payload in json.loads(payloads.read_text()).items():
         log = Log()
         if "deepspeed" in payload["arguments"]:
             join(gpu=False)
-        trainer = make_trainer(payload, [log])
+        goes_on = "checkpoints" in payload
+        if goes_on:
+            elastic.fit(payload)
+        trainer = make_trainer(payload, [log, Marks()] if goes_on else [log])
         assert trainer.accelerator.num_processes == int(os.environ["WORLD_SIZE"])
         assert trainer.is_deepspeed_enabled == ("deepspeed" in payload["arguments"])
-        trainer.train()
+        trainer.train(resume_from_checkpoint=resume_point(payload) if goes_on else None)
         if "deepspeed" in payload["arguments"]:
             wanted = payload["arguments"]["deepspeed"]["zero_optimization"]["stage"]
             assert trainer.deepspeed.zero_optimization_stage() == wanted

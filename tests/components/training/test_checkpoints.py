@@ -18,7 +18,7 @@ def checkpoint(folder, step, *, complete=True):
     (made / "global_step" / "state.pt").write_bytes(b"x" * 100)
     (made / "trainer_state.json").write_text("{}")
     if complete:
-        mark_complete(made, step)
+        mark_complete(made, step, workers=1)
     return made
 
 
@@ -62,9 +62,9 @@ def test_a_run_in_an_object_store_goes_on_from_its_last_whole_checkpoint_on_anot
     with s3_server("team"):
         assert prepare(folder, JOB, place) is None
         for step in (4, 8):
-            mark_complete(checkpoint(folder, step, complete=False), step, place)
+            mark_complete(checkpoint(folder, step, complete=False), step, place, workers=1)
         shutil.rmtree(folder / "checkpoint-4")  # as the trainer does with the oldest
-        mark_complete(checkpoint(folder, 12, complete=False), 12, place)
+        mark_complete(checkpoint(folder, 12, complete=False), 12, place, workers=1)
         assert {name.partition("/")[0] for name in storage.listing(f"{place}/train_sft/key/checkpoints")} == {
             *("identity.json", "checkpoint-8", "checkpoint-12")
         }

@@ -1,16 +1,9 @@
 """Every preference loss in several processes, and sharded by DeepSpeed: the same training as in one."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from components.training.deepspeed import DeepSpeedConfig, build
-from tests.components.training import several_processes
-from tests.components.training.preference_cases import LOSSES, make_tables, payload_of, trainer_of
+from tests.components.training.preference_cases import LOSSES, curves_in, make_tables, payload_of, trainer_of
 
 
 @pytest.fixture(scope="module")
@@ -23,19 +16,6 @@ def curve_alone(which, tables, model, folder):
     trainer, log, _ = trainer_of(which, tables, model, folder, steps=3, shift=3.0)
     trainer.train()
     return [step["train/loss"] for step in log.steps]
-
-
-def curves_in(processes, payloads, folder):
-    """The losses of each payload's training in so many processes."""
-    folder.mkdir(exist_ok=True)
-    (folder / "payloads.json").write_text(json.dumps(payloads))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [*launch, several_processes.__file__, str(folder / "payloads.json"), str(folder / "curves.json")]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # DeepSpeed compiles with ninja
-    own = {"PATH": path, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, timeout=540)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "curves.json").read_text())
 
 
 def test_two_processes_train_as_one_does(tables, tiny_model_dir, tmp_path):

@@ -1,0 +1,121 @@
+"""How far into a long text a model still predicts and remembers.
+
+Shapes: T tokens of a window, V vocabulary. Logarithms are natural.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.progress import progress
+
+_FILLER = "The sea was calm and the boats came home before dark. "
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a model makes of long texts, by length in tokens."""
+
+    perplexity: dict[int, float]  # of the positions up to a length, from the length before it on
+    recall: dict[int, float]  # share of pass keys hidden in texts of a length that it would have said
+
+
+def measure(folder: Path, windows: Sequence[Sequence[int]], lengths: Sequence[int], keys: int, seed: int = 0) -> Reach:
+    """Read the windows, and look for pass keys in filler text of each length.
+
+    Args:
+        windows: token ids, each at least as many as the longest length.
+        lengths: rising.
+        keys: pass keys of five digits for each length, at depths that lie evenly between start and end (Mohtashami and
+            Jaggi 2023, https://arxiv.org/abs/2305.16300). One counts if each of its tokens is the likeliest after
+            the ones before it, which is what a greedy answer would say.
+    """
+    from components.models.load import load_model, load_tokenizer, set_threads
+
+    set_threads()
+    model, tokenizer = load_model(folder, "served"), load_tokenizer(folder)
+    total, done = len(windows) + keys * len(lengths), 0
+    sums, counts = dict.fromkeys(lengths, 0.0), dict.fromkeys(lengths, 0)
+    for window in windows:
+        losses = token_losses(model, window[: lengths[-1]])
+        start = 0
+        for length in lengths:
+            part = losses[start : length - 1]  # the first token of a text is predicted by none
+            sums[length] += float(part.sum())
+            counts[length] += len(part)
+            start = length - 1
+        done += 1
+        progress(done, total, "texts")
+    recall = {}
+    for length in lengths:
+        found = 0
+        for number in range(keys):
+            prompt, answer = pass_key(tokenizer.encode, length, (number + 0.5) / keys, random.Random(seed + number))
+            found += says(model, prompt, answer)
+            done += 1
+            progress(done, total, "texts")
+        recall[length] = found / keys if keys else math.nan
+    return Reach({length: math.exp(sums[length] / counts[length]) for length in lengths}, recall)
+
+
+def rise(original: Reach, extended: Reach, old: int) -> float:
+    """Return by which share perplexity rises at most at the lengths that the original was made for."""
+    within = [length for length in original.perplexity if length <= old]
+    return max((extended.perplexity[at] / original.perplexity[at] - 1 for at in within), default=0.0)
+
+
+def check(rises: float, allowed: float | None) -> None:
+    """Refuse a model that predicts short texts too much worse than before.
+
+    Raises:
+        RuntimeError: with both figures.
+    """
+    if allowed is not None and not rises <= allowed:  # not a number is no pass
+        raise RuntimeError(f"within the old length perplexity rises by {rises:.1%} (allowed: {allowed:.1%})")
+
+
+def token_losses(model: Any, ids: Sequence[int]) -> Any:
+    """Return -log p of each token but the first, float32 [T-1]; logits are made for a part of the text at a time."""
+    import torch
+
+    from components.models.logprobs import token_logprobs
+
+    ids_1T = torch.tensor([list(ids)], device=model.device)
+    head, parts = model.get_output_embeddings(), []
+    with torch.inference_mode():
+        hidden_TD = model.base_model(input_ids=ids_1T, use_cache=False).last_hidden_state[0, :-1]
+        for hidden, targets in zip(hidden_TD.split(512), ids_1T[0, 1:].split(512), strict=True):
+            parts.append(-token_logprobs(head(hidden), targets))
+    return torch.cat(parts)
+
+
+def says(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> bool:
+    """Return whether the model's greedy continuation of the prompt begins with the answer."""
+    import torch
+
+    ids_1T = torch.tensor([[*prompt, *answer]], device=model.device)
+    with torch.inference_mode():
+        hidden_TD = model.base_model(input_ids=ids_1T, use_cache=False).last_hidden_state[0]
+        likeliest = model.get_output_embeddings()(hidden_TD[len(prompt) - 1 : -1]).argmax(-1)
+    return bool((likeliest == ids_1T[0, len(prompt) :]).all())
+
+
+def pass_key(
+    encode: Callable[..., list[int]], length: int, depth: float, pick: random.Random
+) -> tuple[list[int], list[int]]:
+    """Return a text with a pass key at ``depth`` (0 start, 1 end) that asks for it at its end, and the answer.
+
+    Text and answer together have ``length`` tokens.
+    """
+    key = "".join(str(pick.randrange(1, 10)) for _ in range(5))
+    told, asked = encode(f"The pass key is {key}. Remember it. "), encode("What is the pass key? The pass key is")
+    answer, filler = encode(f" {key}"), encode(_FILLER)
+    room = length - len(told) - len(asked) - len(answer)
+    if room < 0:
+        raise ValueError(f"a text of {length} tokens has no room for a pass key, which needs {length - room}")
+    around = (filler * (room // len(filler) + 1))[:room]
+    at = round(depth * room)
+    return around[:at] + told + around[at:] + asked, answer

@@ -1,0 +1,61 @@
+"""extend_context and convert_attention by their command lines: what they write, measure and refuse."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components.tracking.lineage import read_lineage
+from components.tracking.run import read_curves
+from tests.workflows import warm
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Path:
+    folder = tmp_path_factory.mktemp("storage")
+    shutil.copy(mlflow_database, folder)
+    return folder
+
+
+@pytest.fixture
+def arguments(storage: Path, tiny_model_dir: Path) -> list[str]:
+    return [
+        f"storage={storage}",
+        f"model={tiny_model_dir}",
+        "source.name=python_docs",
+        "source.modules=[json, argparse, logging]",
+    ]
+
+
+def test_a_longer_context_is_written_and_measured(arguments: list[str], storage: Path) -> None:
+    given = [*arguments, "rope.factor=2", "rope.name=dynamic", "windows=1", "keys=2"]
+    code, line, log = warm.ask("extend_context", *given)
+    assert code == 0, log[-2000:]
+    metrics, model = line["metrics"], Path(line["outputs"]["model"])
+    assert (metrics["context/old"], metrics["context/new"]) == (1024, 2048)
+    assert metrics["perplexity/extended/1024"] == pytest.approx(metrics["perplexity/original/1024"], rel=0.05)
+    assert 0 <= metrics["recall/extended/2048"] <= 1
+    curve = dict(read_curves(storage, line["run_id"])["perplexity/extended"])
+    assert set(curve) == {512, 1024, 2048} and curve[2048] == metrics["perplexity/extended/2048"]
+    page = read_lineage(model)
+    assert page is not None and page["facts"]["positions"] == [1024, 2048]
+    assert {path.name for path in model.parent.iterdir()} == {"model"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["lengths=[64, 512]"], "must rise from 128 or more to the new length, 4096, or less"),
+        (["lengths=[512, 9000]"], "must rise from 128"),
+        (["windows=1000"], "texts of 4096 are asked for"),
+        (["rope.name=yarm"], "rope.name"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(arguments: list[str], change: list[str], says: str) -> None:
+    code, _, log = warm.ask("extend_context", *arguments, *change)
+    assert code == 2 and says in log and "Traceback" not in log
+
+
+def test_heads_that_do_not_pool_are_refused(arguments: list[str]) -> None:
+    code, _, log = warm.ask("convert_attention", *arguments, "kv_heads=1")
+    assert code == 2 and "has 1 key-value heads, which pool into no fewer" in log

@@ -1,0 +1,78 @@
+"""Let a model with rotary positions (RoPE) read longer texts, and measure how far it still predicts and remembers."""
+
+from typing import TYPE_CHECKING, Any
+
+from components.config import Field, ModelRef, UserError, WorkflowConfig
+from components.data.sources import Source
+from components.data.sources.python_docs import PythonDocs
+from components.models.rope import RopeConfig
+
+if TYPE_CHECKING:
+    from components.tracking.run import Result, Run
+
+
+class ExtendContext(WorkflowConfig):
+    """What extend_context reads from its YAML."""
+
+    model: ModelRef = Field(description="the model whose context is extended")
+    rope: RopeConfig = Field(RopeConfig(), description="how its positions are stretched")
+    source: Source = Field(PythonDocs(name="python_docs"), description="corpus of the long texts that are read")
+    lengths: list[int] = Field(
+        [], description="rising lengths to measure at; none: half the old one, doubled up to the new"
+    )
+    windows: int = Field(2, ge=1, description="long texts that both models read")
+    keys: int = Field(5, ge=0, description="pass keys hidden in texts of each length; 0 measures no recall")
+    max_increase: float | None = Field(
+        None, ge=0, description="refuse a model whose perplexity within the old length rises by more than this share"
+    )
+
+
+def main(config: ExtendContext, run: "Run") -> "Result":
+    """Stretch, measure the original and what was made, and return ``{"model"}``."""
+    import os
+    import shutil
+
+    from components.data import long_text
+    from components.models import long_context, rope, sources
+    from components.models.load import load_tokenizer
+    from components.tracking.lineage import write_lineage
+    from components.tracking.run import Result
+
+    source = sources.resolve(config.model, run.cache)
+    half, target = run.dir / ".model.half", run.dir / "model"
+    for folder in (half, target):
+        shutil.rmtree(folder, ignore_errors=True)
+    old, new = rope.extend(source, half, config.rope)
+    lengths = config.lengths or _doubled(old // 2, new)
+    if sorted(set(lengths)) != lengths or not 128 <= lengths[0] <= lengths[-1] <= new:
+        raise UserError(f"lengths {lengths} must rise from 128 or more to the new length, {new}, or less")
+    read = long_text.windows(config.source, load_tokenizer(source).encode, count=config.windows, size=lengths[-1])
+    metrics: dict[str, float] = {"context/old": old, "context/new": new}
+    reach = {}
+    for name, folder in (("original", source), ("extended", half)):
+        reach[name] = long_context.measure(folder, read, lengths, config.keys, config.seed)
+        for length in lengths:
+            figures = {f"perplexity/{name}": reach[name].perplexity[length]}
+            figures |= {f"recall/{name}": reach[name].recall[length]} if config.keys else {}
+            run.log_metrics(figures, length)
+            metrics |= {f"{figure}/{length}": value for figure, value in figures.items()}
+    metrics["perplexity/rise_within_old"] = long_context.rise(reach["original"], reach["extended"], old)
+    long_context.check(metrics["perplexity/rise_within_old"], config.max_increase)
+    facts: dict[str, Any] = {"rope": config.rope.model_dump(mode="json"), "positions": [old, new], "measured": metrics}
+    facts |= {"base_digest": sources.digest(source, run.cache), "digest": sources.digest(half)}
+    write_lineage(half, kind="model", run=run, parents=[source], facts=facts)
+    os.replace(half, target)
+    return Result({"model": str(target)}, metrics)
+
+
+def _doubled(first: int, last: int) -> list[int]:
+    lengths = [first]
+    while lengths[-1] * 2 <= last:
+        lengths.append(lengths[-1] * 2)
+    return lengths if lengths[-1] == last else [*lengths, last]
+
+
+if __name__ == "__main__":
+    from components.orchestration.entry import entry
+
+    entry(ExtendContext, main)

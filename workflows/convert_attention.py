@@ -27,7 +27,7 @@ def main(config: ConvertAttention, run: "Run") -> "Result":
 
     from components.data import long_text
     from components.models import attention, memory, sources
-    from components.models.load import load_tokenizer
+    from components.models.load import lead_ids, load_tokenizer
     from components.quantization import gate
     from components.tracking.lineage import write_lineage
     from components.tracking.run import Result
@@ -37,8 +37,8 @@ def main(config: ConvertAttention, run: "Run") -> "Result":
     for folder in (half, target):
         shutil.rmtree(folder, ignore_errors=True)
     before, after = attention.group(source, half, config.kv_heads)
-    encode = load_tokenizer(source).encode
-    read = long_text.windows(config.source, encode, count=config.texts, size=config.text_tokens)
+    tokenizer, size = load_tokenizer(source), {"count": config.texts, "size": config.text_tokens}
+    read = long_text.windows(config.source, tokenizer.encode, lead=lead_ids(tokenizer), **size)
     measured = gate.measure(source, half, [gate.Text(ids, 1) for ids in read])
     cache = {name: memory.kv_cache_bytes(memory.read_shape(at), 1) for name, at in (("old", source), ("new", half))}
     metrics = measured.metrics() | {f"kv_cache/{name}_bytes_per_token": float(size) for name, size in cache.items()}

@@ -34,11 +34,14 @@ def main(config: ExtendContext, run: "Run") -> "Result":
 
     from components.data import long_text
     from components.models import long_context, rope, sources
-    from components.models.load import load_tokenizer
-    from components.tracking.lineage import write_lineage
+    from components.models.load import lead_ids, load_tokenizer
+    from components.tracking.lineage import read_lineage, write_lineage
     from components.tracking.run import Result
 
     source = sources.resolve(config.model, run.cache)
+    page = read_lineage(source)
+    if page is not None and "rope" in page["facts"]:
+        raise UserError(f"{source} is stretched already: extend the model that it was made from")
     half, target = run.dir / ".model.half", run.dir / "model"
     for folder in (half, target):
         shutil.rmtree(folder, ignore_errors=True)
@@ -46,7 +49,11 @@ def main(config: ExtendContext, run: "Run") -> "Result":
     lengths = config.lengths or _doubled(old // 2, new)
     if sorted(set(lengths)) != lengths or not 128 <= lengths[0] <= lengths[-1] <= new:
         raise UserError(f"lengths {lengths} must rise from 128 or more to the new length, {new}, or less")
-    read = long_text.windows(config.source, load_tokenizer(source).encode, count=config.windows, size=lengths[-1])
+    if config.max_increase is not None and lengths[0] > old:
+        raise UserError(f"max_increase holds within the old length, {old}: name one of lengths there")
+    tokenizer = load_tokenizer(source)
+    size = {"count": config.windows, "size": lengths[-1]}
+    read = long_text.windows(config.source, tokenizer.encode, lead=lead_ids(tokenizer), **size)
     metrics: dict[str, float] = {"context/old": old, "context/new": new}
     reach = {}
     for name, folder in (("original", source), ("extended", half)):
@@ -56,8 +63,9 @@ def main(config: ExtendContext, run: "Run") -> "Result":
             figures |= {f"recall/{name}": reach[name].recall[length]} if config.keys else {}
             run.log_metrics(figures, length)
             metrics |= {f"{figure}/{length}": value for figure, value in figures.items()}
-    metrics["perplexity/rise_within_old"] = long_context.rise(reach["original"], reach["extended"], old)
-    long_context.check(metrics["perplexity/rise_within_old"], config.max_increase)
+    rises = long_context.rise(reach["original"], reach["extended"], old)
+    long_context.check(rises, config.max_increase)
+    metrics |= {"perplexity/rise_within_old": rises} if lengths[0] <= old else {}
     facts: dict[str, Any] = {"rope": config.rope.model_dump(mode="json"), "positions": [old, new], "measured": metrics}
     facts |= {"base_digest": sources.digest(source, run.cache), "digest": sources.digest(half)}
     write_lineage(half, kind="model", run=run, parents=[source], facts=facts)

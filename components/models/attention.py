@@ -3,10 +3,12 @@
 Shapes: K key-value heads before, G after, H head dimension, D hidden dimension.
 """
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.config import UserError
+from components.models.folder import check_folder
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +29,9 @@ def group(model: Path, target: Path, kv_heads: int) -> tuple[int, int]:
 
     from components.models.load import load_model, load_tokenizer
 
+    before = check(model, kv_heads)
     loaded = load_model(model, "stored")
     config = loaded.config
-    before = config.num_key_value_heads
-    check(before, kv_heads, model)
     found = [
         module
         for name, module in loaded.named_modules()
@@ -49,17 +50,26 @@ def group(model: Path, target: Path, kv_heads: int) -> tuple[int, int]:
     return before, kv_heads
 
 
-def check(before: int, after: int, model: Path) -> None:
-    """Refuse a number of key-value heads that the present ones cannot be pooled into.
+def check(model: Path, after: int) -> int:
+    """Return how many key-value heads a model has, by its config.json.
 
     Raises:
-        UserError: naming the numbers that are possible.
+        UserError: they cannot be pooled into so many, or the model is quantized, or does not tell them from its others.
     """
+    config = json.loads((check_folder(model) / "config.json").read_text())
+    if "quantization_config" in config:
+        raise UserError(f"{model} is quantized: pool the heads of the model that it was made from, then quantize that")
+    before = config.get("num_key_value_heads")
+    if before is None:
+        raise UserError(
+            f"{model} has no num_key_value_heads in its config.json: its heads are not known to be poolable"
+        )
     possible = [count for count in range(1, before) if before % count == 0]
     if after not in possible:
         raise UserError(
             f"kv_heads={after}: {model} has {before} key-value heads, which pool into {possible or 'no fewer'}"
         )
+    return before
 
 
 def pool(weight_KHxD: "torch.Tensor", before: int, after: int) -> "torch.Tensor":

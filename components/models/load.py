@@ -99,6 +99,13 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
+def lead_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Return what a tokenizer puts before a text: its begin token, or nothing."""
+    begin, plain = tokenizer.bos_token_id, tokenizer.encode("a", add_special_tokens=False)
+    adds = begin is not None and tokenizer.encode("a")[:1] == [begin] != plain[:1]
+    return [begin] if adds else []
+
+
 def set_threads(threads: int | None = None) -> int:
     """Let torch use ``threads``, or what OMP_NUM_THREADS (Ray sets it) or the CPU mask allows; return the number."""
     import torch

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.config import UserError
 from components.progress import progress
 
 _FILLER = "The sea was calm and the boats came home before dark. "
@@ -33,10 +34,12 @@ def measure(folder: Path, windows: Sequence[Sequence[int]], lengths: Sequence[in
             Jaggi 2023, https://arxiv.org/abs/2305.16300). One counts if each of its tokens is the likeliest after
             the ones before it, which is what a greedy answer would say.
     """
-    from components.models.load import load_model, load_tokenizer, set_threads
+    from components.models.load import lead_ids, load_model, load_tokenizer, set_threads
 
     set_threads()
     model, tokenizer = load_model(folder, "served"), load_tokenizer(folder)
+    _check_head(model, windows[0][:16])
+    lead = lead_ids(tokenizer)
     total, done = len(windows) + keys * len(lengths), 0
     sums, counts = dict.fromkeys(lengths, 0.0), dict.fromkeys(lengths, 0)
     for window in windows:
@@ -53,8 +56,9 @@ def measure(folder: Path, windows: Sequence[Sequence[int]], lengths: Sequence[in
     for length in lengths:
         found = 0
         for number in range(keys):
-            prompt, answer = pass_key(tokenizer.encode, length, (number + 0.5) / keys, random.Random(seed + number))
-            found += says(model, prompt, answer)
+            pick, room = random.Random(seed + number), length - len(lead)
+            prompt, answer = pass_key(tokenizer.encode, room, (number + 0.5) / keys, pick)
+            found += says(model, lead + prompt, answer)
             done += 1
             progress(done, total, "texts")
         recall[length] = found / keys if keys else math.nan
@@ -62,9 +66,12 @@ def measure(folder: Path, windows: Sequence[Sequence[int]], lengths: Sequence[in
 
 
 def rise(original: Reach, extended: Reach, old: int) -> float:
-    """Return by which share perplexity rises at most at the lengths that the original was made for."""
-    within = [length for length in original.perplexity if length <= old]
-    return max((extended.perplexity[at] / original.perplexity[at] - 1 for at in within), default=0.0)
+    """Return by which share perplexity rises at most at the lengths that the original was made for.
+
+    Not a number where one of them is none, or where nothing was measured there.
+    """
+    rises = [extended.perplexity[at] / original.perplexity[at] - 1 for at in original.perplexity if at <= old]
+    return math.nan if not rises or any(map(math.isnan, rises)) else max(rises)
 
 
 def check(rises: float, allowed: float | None) -> None:
@@ -75,6 +82,22 @@ def check(rises: float, allowed: float | None) -> None:
     """
     if allowed is not None and not rises <= allowed:  # not a number is no pass
         raise RuntimeError(f"within the old length perplexity rises by {rises:.1%} (allowed: {allowed:.1%})")
+
+
+def _check_head(model: Any, ids: Sequence[int]) -> None:
+    """Refuse a model that does more to its logits than its head does, as the figures here leave that out.
+
+    Raises:
+        UserError: it does.
+    """
+    import torch
+
+    ids_1T = torch.tensor([list(ids)], device=model.device)
+    with torch.inference_mode():
+        plain = model.get_output_embeddings()(model.base_model(input_ids=ids_1T, use_cache=False).last_hidden_state)
+        whole = model(input_ids=ids_1T, use_cache=False).logits
+    if not torch.allclose(plain.float(), whole.float(), atol=1e-2, rtol=1e-2):
+        raise UserError("this model scales or caps its logits, which is not measured here yet")
 
 
 def token_losses(model: Any, ids: Sequence[int]) -> Any:
@@ -111,8 +134,8 @@ def pass_key(
     Text and answer together have ``length`` tokens.
     """
     key = "".join(str(pick.randrange(1, 10)) for _ in range(5))
-    told, asked = encode(f"The pass key is {key}. Remember it. "), encode("What is the pass key? The pass key is")
-    answer, filler = encode(f" {key}"), encode(_FILLER)
+    texts = (f"The pass key is {key}. Remember it. ", "What is the pass key? The pass key is", f" {key}", _FILLER)
+    told, asked, answer, filler = (encode(text, add_special_tokens=False) for text in texts)
     room = length - len(told) - len(asked) - len(answer)
     if room < 0:
         raise ValueError(f"a text of {length} tokens has no room for a pass key, which needs {length - room}")

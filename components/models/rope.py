@@ -17,15 +17,14 @@ class RopeConfig(Config):
 
     Sources, with L the positions that a model was trained on, s the factor, b the base, d a head's rotary dimensions:
     linear: Chen et al. 2023 (https://arxiv.org/abs/2306.15595), positions divided by s. ntk: Peng et al. 2023
-    (https://arxiv.org/abs/2309.00071) section 3.1, b becomes b·s^(d/(d-2)). dynamic: the same for as many positions as
-    there are, so that nothing changes up to L. yarn: section 3.2 and 3.4 there, slow frequencies interpolated, fast
-    ones left, logits scaled by a temperature. llama3: Grattafiori et al. 2024 (https://arxiv.org/abs/2407.21783).
+    (https://arxiv.org/abs/2309.00071) section 3.1, b becomes b·s^(d/(d-2)). yarn: section 3.2 and 3.4 there, slow
+    frequencies interpolated, fast ones left, logits scaled by a temperature. llama3: Grattafiori et al. 2024
+    (https://arxiv.org/abs/2407.21783). Dynamic scaling is not here: vLLM keeps keys that were turned by frequencies
+    which would have to change as a text grows.
     """
 
-    name: Literal["yarn", "llama3", "linear", "ntk", "dynamic"] = Field(
-        "yarn",
-        description="which frequencies are stretched: linear all alike, the others the slow ones more; "
-        "dynamic only beyond the trained length (engines: at any)",
+    name: Literal["yarn", "llama3", "linear", "ntk"] = Field(
+        "yarn", description="which frequencies are stretched: linear all alike, the others the slow ones more"
     )
     factor: float = Field(4.0, gt=1, description="new length by old length")
     trained_positions: int | None = Field(
@@ -54,8 +53,8 @@ def extend(model: Path, target: Path, config: RopeConfig) -> tuple[int, int]:
     old = config.trained_positions or described.max_position_embeddings
     new = round(old * config.factor)
     described.rope_parameters = known | _parameters(known, config, old, _head_dim(described))
-    # In linear and dynamic, readers multiply what stands here by the factor.
-    described.max_position_embeddings = old if config.name in ("linear", "dynamic") else new
+    # Of linear ones, engines multiply what stands here by the factor.
+    described.max_position_embeddings = old if config.name == "linear" else new
     shutil.copytree(model, target, copy_function=_share, ignore=shutil.ignore_patterns("config.json", "lineage.json"))
     described.save_pretrained(target)
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -89,6 +88,6 @@ def _share(source: str, target: str) -> None:
         shutil.copy2(source, target)
         return
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # a hub's cache holds links, whose own links would lead nowhere
     except OSError:
         shutil.copy2(source, target)

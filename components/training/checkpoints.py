@@ -80,10 +80,15 @@ def prepare(checkpoints: Path, identity: dict[str, str], storage: str = "") -> P
             place.upload(page, f"{kept}/{page.name}")
     # Ray Train would believe its own list of checkpoints, which a kill can leave torn; the markers decide here.
     (checkpoints / _SNAPSHOT).unlink(missing_ok=True)
+    drop_incomplete(checkpoints)
+    return latest(checkpoints)
+
+
+def drop_incomplete(checkpoints: Path) -> None:
+    """Remove what was being written when its writers died: others would write into it and leave some of it there."""
     for folder in checkpoints.glob("checkpoint-*"):
         if not is_complete(folder):
             shutil.rmtree(folder)
-    return latest(checkpoints)
 
 
 def _fetch(checkpoints: Path, kept: str) -> None:

@@ -21,6 +21,9 @@ def fit(payload: dict[str, Any]) -> None:
     if world != payload["workers"]:
         passes = arguments["gradient_accumulation_steps"] * payload["workers"]
         arguments["gradient_accumulation_steps"] = passes // world
+    if dist.get_rank() == 0:
+        checkpoints.drop_incomplete(Path(payload["checkpoints"]))
+    dist.barrier()
     found = checkpoints.latest(Path(payload["checkpoints"]))
     divided = found is not None and any(found.glob("global_step*/*optim_states.pt"))
     if found is None or not divided or checkpoints.workers_of(found) == world:

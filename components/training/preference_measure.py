@@ -53,7 +53,7 @@ def on_cluster(
 
     from components.training.launch import worker_cores, worker_env
 
-    scale = what.recipe.scale.model_copy(update={"workers": 1})
+    scale = what.recipe.scale.model_copy(update={"workers": 1, "min_workers": None})
     cores = worker_cores(scale)
     payload = {
         "model": str(what.model),

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from ray._private.state import available_resources_per_node
 from ray._private.worker import get_dashboard_url
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision
 
 
 class Trainer(TorchTrainer):
@@ -36,6 +37,18 @@ class EvenSizes(ElasticScalingPolicy):
         super().__init__(scaling_config)
         self._sizes = sizes
 
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
+        """Stop a healthy group for a larger one only if that has room now: what is reserved may be in use by others."""
+        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        if isinstance(decision, ResizeDecision):
+            more = decision.num_workers - worker_group_state.num_workers
+            if more > 0 and self._room(available_resources_per_node()) < more:
+                return NoopDecision()
+        return decision
+
+    def _room(self, nodes: Any) -> int:
+        return super()._count_possible_workers(nodes)
+
     def _count_possible_workers(self, reserved_resources: Any) -> int:
-        room = super()._count_possible_workers(reserved_resources)
+        room = self._room(reserved_resources)
         return max((size for size in self._sizes if size <= room), default=0)

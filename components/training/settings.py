@@ -91,6 +91,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         group_sizes(self.optim, self.scale)
+        unlike = self.optim.weight_decay > 0 or self.adapter.name == "loraplus"
+        if self.scale.min_workers and self.deepspeed.stage == 3 and unlike:
+            raise UserError(
+                "scale.min_workers with deepspeed.stage=3 would give all weights the learning rate and decay of the "
+                "first ones when the number of workers changes: use stage 0-2, or neither weight_decay nor loraplus"
+            )
         check_training(self.adapter, zero_stage=self.deepspeed.stage)
 
     @classmethod
@@ -145,6 +151,10 @@ def group_sizes(optim: OptimConfig, scale: ScaleConfig) -> tuple[int, ...]:
         return (scale.workers,)
     if scale.min_workers > scale.workers:
         raise UserError(f"scale.min_workers {scale.min_workers} is more than scale.workers {scale.workers}")
+    if scale.placement.startswith("STRICT_"):
+        raise UserError(
+            f"scale.placement={scale.placement} may leave no place for a group that grows: use PACK or SPREAD"
+        )
     groups = optim.batch_size // optim.micro_batch_size
     if groups % scale.min_workers:
         raise UserError(

@@ -23,10 +23,12 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def test_windows_follow_each_other_over_documents(folder: Folder) -> None:
-    found = long_text.windows(folder, encode, count=3, size=6)
+    found = long_text.windows(folder, encode, count=3, size=6, lead=[])
     assert ["".join(map(chr, window)) for window in found] == ["abcdef", "gh\n\nij", "klmnop"]
+    found = long_text.windows(folder, encode, count=2, size=6, lead=[ord("<")])
+    assert ["".join(map(chr, window)) for window in found] == ["<abcde", "<fgh\n\n"]
 
 
 def test_a_corpus_that_is_too_short_says_how_long_it_is(folder: Folder) -> None:
     with pytest.raises(UserError, match="the corpus has 20 tokens that can be read, and 4 texts of 6 are asked for"):
-        long_text.windows(folder, encode, count=4, size=6)
+        long_text.windows(folder, encode, count=4, size=6, lead=[])

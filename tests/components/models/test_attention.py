@@ -1,5 +1,6 @@
 """Pooled key-value heads: means by hand, and a model whose heads were equal computes what it did."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 
 from components.config import UserError
 from components.models import attention, memory
-from components.models.load import load_model, load_tokenizer
+from components.models.load import load_model
+from tests.components.models.heads import with_heads_twice
 
 
 def test_neighbours_are_averaged() -> None:
@@ -21,20 +23,7 @@ def test_neighbours_are_averaged() -> None:
 
 @pytest.fixture
 def two_heads(tiny_model_dir: Path, tmp_path: Path) -> Path:
-    """The tiny model with its one key-value head twice, so that pooling them must give it back."""
-    from transformers import LlamaForCausalLM
-
-    one = load_model(tiny_model_dir, "stored")
-    config = type(one.config).from_dict(one.config.to_dict() | {"num_key_value_heads": 2})
-    two, state = LlamaForCausalLM(config), one.state_dict()
-    doubled = {
-        name: weight.repeat(2, 1) if name.endswith(("k_proj.weight", "v_proj.weight")) else weight
-        for name, weight in state.items()
-    }
-    two.load_state_dict(doubled)
-    two.save_pretrained(tmp_path / "two")
-    load_tokenizer(tiny_model_dir).save_pretrained(tmp_path / "two")
-    return tmp_path / "two"
+    return with_heads_twice(tiny_model_dir, tmp_path / "two")
 
 
 def test_equal_heads_become_one_without_loss(two_heads: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -54,3 +43,19 @@ def test_equal_heads_become_one_without_loss(two_heads: Path, tiny_model_dir: Pa
 def test_heads_that_cannot_be_pooled_are_refused(heads: int, two_heads: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"kv_heads={heads}: .* has 2 key-value heads, which pool into \\[1\\]"):
         attention.group(two_heads, tmp_path / "out", heads)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"quantization_config": {"quant_method": "compressed-tensors"}}, "is quantized: pool the heads of the model"),
+        ({"num_key_value_heads": None}, "has no num_key_value_heads"),
+    ],
+)
+def test_models_that_are_not_known_to_pool_are_refused(
+    change: dict, says: str, two_heads: Path, tmp_path: Path
+) -> None:
+    page = two_heads / "config.json"
+    page.write_text(json.dumps(json.loads(page.read_text()) | change))
+    with pytest.raises(UserError, match=says):
+        attention.group(two_heads, tmp_path / "out", 1)

@@ -1,13 +1,15 @@
 """What is measured over long texts, against transformers' own loss and greedy answers."""
 
+import math
 import random
 from pathlib import Path
 
 import pytest
 import torch
 
+from components.config import UserError
 from components.models import long_context
-from components.models.load import load_model, load_tokenizer
+from components.models.load import lead_ids, load_model, load_tokenizer
 
 
 def test_perplexity_of_a_stretch_is_that_of_its_tokens(tiny_model_dir: Path) -> None:
@@ -49,6 +51,33 @@ def test_a_pass_key_lies_where_it_should(depth: float, tiny_model_dir: Path) -> 
     assert text.index(key) / len(text) == pytest.approx(depth, abs=0.1)
 
 
+def test_texts_begin_as_the_tokenizer_begins_them(tiny_model_dir: Path, tmp_path: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = load_tokenizer(tiny_model_dir)
+    assert lead_ids(tokenizer) == []
+    begins = [("<|im_start|>", tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=begins)
+    assert lead_ids(tokenizer) == [tokenizer.bos_token_id]
+    prompt, answer = long_context.pass_key(tokenizer.encode, 800, 0.5, random.Random(2))
+    assert tokenizer.bos_token_id not in prompt + answer and len(prompt) + len(answer) == 800
+
+
+def test_a_model_that_caps_its_logits_is_refused(tiny_model_dir: Path) -> None:
+    model = load_model(tiny_model_dir, "stored")
+    long_context._check_head(model, range(9))
+    forward = model.forward
+
+    def capped(**given):
+        found = forward(**given)
+        found.logits = found.logits / 8
+        return found
+
+    model.forward = capped
+    with pytest.raises(UserError, match="scales or caps its logits"):
+        long_context._check_head(model, range(9))
+
+
 def test_a_text_without_room_is_refused(tiny_model_dir: Path) -> None:
     encode = load_tokenizer(tiny_model_dir).encode
     with pytest.raises(ValueError, match="a text of 20 tokens has no room for a pass key"):
@@ -59,6 +88,9 @@ def test_a_model_that_reads_short_texts_worse_is_refused() -> None:
     original = long_context.Reach({512: 10.0, 1024: 8.0, 2048: 90.0}, {})
     extended = long_context.Reach({512: 10.5, 1024: 8.8, 2048: 9.0}, {})
     assert long_context.rise(original, extended, 1024) == pytest.approx(0.1)
+    extended.perplexity[1024] = float("nan")
+    assert math.isnan(long_context.rise(original, extended, 1024))
+    assert math.isnan(long_context.rise(original, extended, 100))  # nothing was measured there
     long_context.check(0.1, None)
     long_context.check(0.1, 0.1)
     for rises in (0.11, float("nan")):

@@ -1,6 +1,7 @@
 """Stretched positions: the frequencies of each paper by hand, and models that compute with them."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,6 @@ def by_hand(name: str, base: float) -> list[float]:
         return [turn / FACTOR for turn in plain]
     if name == "ntk":
         return frequencies(base * FACTOR ** (D / (D - 2)))
-    if name == "dynamic":
-        return plain  # up to the trained length nothing changes
     mixed = []
     for pair, turn in enumerate(plain):
         rounds = OLD * turn / (2 * math.pi)  # how often this pair turns within the trained length
@@ -46,7 +45,7 @@ def stretched(model: Path, folder: Path, name: str) -> Any:
     return load_model(folder, "stored")
 
 
-@pytest.mark.parametrize("name", ["yarn", "llama3", "linear", "ntk", "dynamic"])
+@pytest.mark.parametrize("name", ["yarn", "llama3", "linear", "ntk"])
 def test_each_way_turns_as_its_paper_says(name: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     model = stretched(tiny_model_dir, tmp_path / "model", name)
     base = load_model(tiny_model_dir, "stored").config.rope_parameters["rope_theta"]
@@ -54,7 +53,7 @@ def test_each_way_turns_as_its_paper_says(name: str, tiny_model_dir: Path, tmp_p
     assert turning.inv_freq.tolist() == pytest.approx(by_hand(name, base), rel=1e-5)
     assert turning.attention_scaling == pytest.approx(0.1 * math.log(FACTOR) + 1 if name == "yarn" else 1.0)
     assert load_tokenizer(tmp_path / "model").model_max_length == 4096
-    assert model.config.max_position_embeddings == (1024 if name in ("linear", "dynamic") else 4096)
+    assert model.config.max_position_embeddings == (1024 if name == "linear" else 4096)
 
 
 def test_interpolated_positions_are_the_old_ones_divided(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -67,19 +66,21 @@ def test_interpolated_positions_are_the_old_ones_divided(tiny_model_dir: Path, t
         assert not torch.allclose(new(ids, position_ids=places).logits, expected, atol=1e-4)
 
 
-def test_dynamic_changes_nothing_up_to_the_trained_length(tiny_model_dir: Path, tmp_path: Path) -> None:
-    old, new = load_model(tiny_model_dir, "stored"), stretched(tiny_model_dir, tmp_path / "model", "dynamic")
-    ids = torch.randint(384, (1, OLD + 200), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        torch.testing.assert_close(new(ids[:, :OLD]).logits, old(ids[:, :OLD]).logits)
-        assert not torch.allclose(new(ids).logits, old(ids).logits, atol=1e-4)
-
-
 def test_the_original_stays_as_it_is(tiny_model_dir: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in tiny_model_dir.iterdir()}
     stretched(tiny_model_dir, tmp_path / "model", "yarn")
     assert {path.name: path.read_bytes() for path in tiny_model_dir.iterdir()} == before
     assert (tmp_path / "model" / "model.safetensors").samefile(tiny_model_dir / "model.safetensors")  # no second copy
+
+
+def test_weights_that_are_links_are_followed(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """As in a hub's cache, where they lead out of the folder by a relative path."""
+    cached = tmp_path / "hub" / "snapshot"
+    shutil.copytree(tiny_model_dir, cached)
+    (tmp_path / "hub" / "blobs").mkdir()
+    (cached / "model.safetensors").rename(tmp_path / "hub" / "blobs" / "abc")
+    (cached / "model.safetensors").symlink_to("../blobs/abc")
+    assert stretched(cached, tmp_path / "elsewhere" / "model", "yarn") is not None
 
 
 def test_a_model_is_stretched_once(tiny_model_dir: Path, tmp_path: Path) -> None:

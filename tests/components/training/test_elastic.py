@@ -5,16 +5,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray.train import ScalingConfig
+from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 
 from components.config import UserError
-from components.training import checkpoints
+from components.models.adapters import AdapterConfig
+from components.training import checkpoints, scaling_policy
 from components.training.deepspeed import DeepSpeedConfig, build
 from components.training.launch import share_cores
 from components.training.scaling_policy import EvenSizes
-from components.training.settings import OptimConfig, ScaleConfig, group_sizes
+from components.training.settings import OptimConfig, Recipe, SaveConfig, ScaleConfig, group_sizes
 from tests.components.training.preference_cases import curves_in, make_tables, payload_of
 from tests.workflows.toy import clusterless
 
@@ -46,6 +49,46 @@ def test_a_group_may_have_any_size_that_shares_the_batch_out() -> None:
 def test_a_batch_that_cannot_be_shared_out_is_refused(batch: int, scale: dict[str, int], says: str) -> None:
     with pytest.raises(UserError, match=says):
         sizes(batch, 2, **scale)
+
+
+def test_a_group_that_may_grow_is_not_placed_strictly() -> None:
+    with pytest.raises(UserError, match=r"scale\.placement=STRICT_SPREAD may leave no place"):
+        group_sizes(OptimConfig(), ScaleConfig(workers=2, min_workers=1, placement="STRICT_SPREAD"))
+
+
+@pytest.mark.parametrize(("adapter", "decay"), [("none", 0.1), ("loraplus", 0.0)])
+def test_settings_that_zero_3_would_mix_up_are_refused(adapter: str, decay: float) -> None:
+    def recipe(stage: int) -> Recipe:
+        optim, scale = OptimConfig(weight_decay=decay), ScaleConfig(workers=2, min_workers=1)
+        return Recipe(AdapterConfig(name=adapter), optim, DeepSpeedConfig(stage=stage), scale, SaveConfig(), seed=0)
+
+    assert recipe(2).scale.min_workers == 1
+    with pytest.raises(UserError, match=r"with deepspeed\.stage=3 would give all weights"):
+        recipe(3)
+
+
+@pytest.mark.parametrize(("free", "grows"), [(2.0, True), (1.0, False)])
+def test_a_group_is_not_stopped_for_room_that_others_use(
+    free: float, grows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaling = ScalingConfig(num_workers=(1, 2), resources_per_worker={"CPU": 2}, elastic_resize_monitor_interval_s=0)
+    policy = EvenSizes(scaling, (1, 2))
+    monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
+    monkeypatch.setattr(policy, "_get_reserved_resources", lambda: {"a": {"CPU": 2.0}, "b": {"CPU": 2.0}})
+    monkeypatch.setattr(scaling_policy, "available_resources_per_node", lambda: {"a": {}, "b": {"CPU": free}})
+    state = SimpleNamespace(num_workers=1, start_time=0.0)
+    decision = policy.make_decision_for_running_worker_group(state, SimpleNamespace())
+    assert isinstance(decision, ResizeDecision) is grows
+
+
+def test_what_was_half_written_is_gone_before_others_write_there(tmp_path: Path) -> None:
+    for step in (2, 4):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "shard").write_text("x")
+    checkpoints.mark_complete(tmp_path / "checkpoint-2", 2, workers=2)
+    checkpoints.drop_incomplete(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 
 @pytest.mark.parametrize(("room", "size"), [(0, 0), (1, 1), (3, 2), (4, 4), (9, 4)])

@@ -23,22 +23,22 @@ class ConvertAttention(WorkflowConfig):
 def main(config: ConvertAttention, run: "Run") -> "Result":
     """Pool, measure, and return ``{"model"}``: what was lost comes back by training it on (``train_sft``)."""
     import os
-    import shutil
 
     from components.data import long_text
     from components.models import attention, memory, sources
+    from components.models.folder import places
     from components.models.load import lead_ids, load_tokenizer
     from components.quantization import gate
     from components.tracking.lineage import write_lineage
     from components.tracking.run import Result
 
     source = sources.resolve(config.model, run.cache)
-    half, target = run.dir / ".model.half", run.dir / "model"
-    for folder in (half, target):
-        shutil.rmtree(folder, ignore_errors=True)
+    half, target = places(run.dir)
     before, after = attention.group(source, half, config.kv_heads)
-    tokenizer, size = load_tokenizer(source), {"count": config.texts, "size": config.text_tokens}
-    read = long_text.windows(config.source, tokenizer.encode, lead=lead_ids(tokenizer), **size)
+    tokenizer = load_tokenizer(source)
+    read = long_text.windows(
+        config.source, tokenizer.encode, count=config.texts, size=config.text_tokens, lead=lead_ids(tokenizer)
+    )
     measured = gate.measure(source, half, [gate.Text(ids, 1) for ids in read])
     cache = {name: memory.kv_cache_bytes(memory.read_shape(at), 1) for name, at in (("old", source), ("new", half))}
     metrics = measured.metrics() | {f"kv_cache/{name}_bytes_per_token": float(size) for name, size in cache.items()}

@@ -30,10 +30,10 @@ class ExtendContext(WorkflowConfig):
 def main(config: ExtendContext, run: "Run") -> "Result":
     """Stretch, measure the original and what was made, and return ``{"model"}``."""
     import os
-    import shutil
 
     from components.data import long_text
     from components.models import long_context, rope, sources
+    from components.models.folder import places
     from components.models.load import lead_ids, load_tokenizer
     from components.tracking.lineage import read_lineage, write_lineage
     from components.tracking.run import Result
@@ -42,18 +42,15 @@ def main(config: ExtendContext, run: "Run") -> "Result":
     page = read_lineage(source)
     if page is not None and "rope" in page["facts"]:
         raise UserError(f"{source} is stretched already: extend the model that it was made from")
-    half, target = run.dir / ".model.half", run.dir / "model"
-    for folder in (half, target):
-        shutil.rmtree(folder, ignore_errors=True)
+    half, target = places(run.dir)
     old, new = rope.extend(source, half, config.rope)
-    lengths = config.lengths or _doubled(old // 2, new)
-    if sorted(set(lengths)) != lengths or not 128 <= lengths[0] <= lengths[-1] <= new:
-        raise UserError(f"lengths {lengths} must rise from 128 or more to the new length, {new}, or less")
+    lengths = long_context.choose_lengths(config.lengths, old, new)
     if config.max_increase is not None and lengths[0] > old:
         raise UserError(f"max_increase holds within the old length, {old}: name one of lengths there")
     tokenizer = load_tokenizer(source)
-    size = {"count": config.windows, "size": lengths[-1]}
-    read = long_text.windows(config.source, tokenizer.encode, lead=lead_ids(tokenizer), **size)
+    read = long_text.windows(
+        config.source, tokenizer.encode, count=config.windows, size=lengths[-1], lead=lead_ids(tokenizer)
+    )
     metrics: dict[str, float] = {"context/old": old, "context/new": new}
     reach = {}
     for name, folder in (("original", source), ("extended", half)):
@@ -71,13 +68,6 @@ def main(config: ExtendContext, run: "Run") -> "Result":
     write_lineage(half, kind="model", run=run, parents=[source], facts=facts)
     os.replace(half, target)
     return Result({"model": str(target)}, metrics)
-
-
-def _doubled(first: int, last: int) -> list[int]:
-    lengths = [first]
-    while lengths[-1] * 2 <= last:
-        lengths.append(lengths[-1] * 2)
-    return lengths if lengths[-1] == last else [*lengths, last]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Make a model smaller and faster to serve, measure what that cost, and refuse it when that is too much."""
 
 import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from components.config import Field, ModelRef, TableRef, UserError, WorkflowConfig
@@ -31,6 +30,7 @@ def main(config: Quantize, run: "Run") -> "Result":
     from components.data import store
     from components.data.chat import IGNORED, ChatTemplate
     from components.models import sources
+    from components.models.folder import places
     from components.quantization import gate, menu
     from components.tracking.lineage import write_lineage
     from components.tracking.run import Result
@@ -47,9 +47,7 @@ def main(config: Quantize, run: "Run") -> "Result":
     if read is None or seen is None:
         raise UserError(f"{table} needs rows in both splits: 'train' calibrates, on 'test' the result is measured")
     texts = [gate.Text(row["input_ids"], row["labels"].count(IGNORED)) for row in read.rows]
-    half, target = run.dir / ".model.half", run.dir / "model"
-    for folder in (half, target):
-        shutil.rmtree(folder, ignore_errors=True)
+    half, target = places(run.dir)
     menu.quantize(source, half, [row["input_ids"] for row in seen.rows], config.method)
     measured = gate.measure(source, half, texts)
     run.log_metrics(measured.metrics())

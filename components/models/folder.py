@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,6 +67,14 @@ def digest(folder: Path, cache: Path | None = None) -> str:
         note.parent.mkdir(parents=True, exist_ok=True)
         write_whole(note, json.dumps({"stamp": stamp, "digest": total.hexdigest()}))
     return total.hexdigest()
+
+
+def places(run_dir: Path) -> tuple[Path, Path]:
+    """Return where a run writes its model, and where it moves it when it is whole; what an earlier try left is gone."""
+    half, target = run_dir / ".model.half", run_dir / "model"
+    for folder in (half, target):
+        shutil.rmtree(folder, ignore_errors=True)
+    return half, target
 
 
 def size_bytes(folder: Path) -> int:

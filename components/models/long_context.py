@@ -1,6 +1,6 @@
 """How far into a long text a model still predicts and remembers.
 
-Shapes: T tokens of a window, V vocabulary. Logarithms are natural.
+Shapes: T tokens of a window, D hidden dimension. Logarithms are natural.
 """
 
 import math
@@ -22,6 +22,20 @@ class Reach:
 
     perplexity: dict[int, float]  # of the positions up to a length, from the length before it on
     recall: dict[int, float]  # share of pass keys hidden in texts of a length that it would have said
+
+
+def choose_lengths(wanted: list[int], old: int, new: int) -> list[int]:
+    """Return the lengths to measure at: those that are wanted, or else half the old one, doubled up to the new one.
+
+    Raises:
+        UserError: they do not rise, or lie outside of what can be measured.
+    """
+    lengths = wanted or [old // 2]
+    while not wanted and lengths[-1] < new:
+        lengths.append(min(2 * lengths[-1], new))
+    if sorted(set(lengths)) != lengths or not 128 <= lengths[0] <= lengths[-1] <= new:
+        raise UserError(f"lengths {lengths} must rise from 128 or more to the new length, {new}, or less")
+    return lengths
 
 
 def measure(folder: Path, windows: Sequence[Sequence[int]], lengths: Sequence[int], keys: int, seed: int = 0) -> Reach:
@@ -92,10 +106,10 @@ def _check_head(model: Any, ids: Sequence[int]) -> None:
     """
     import torch
 
-    ids_1T = torch.tensor([list(ids)], device=model.device)
     with torch.inference_mode():
-        plain = model.get_output_embeddings()(model.base_model(input_ids=ids_1T, use_cache=False).last_hidden_state)
-        whole = model(input_ids=ids_1T, use_cache=False).logits
+        ids_T, hidden_TD = _read(model, ids)
+        plain = model.get_output_embeddings()(hidden_TD)
+        whole = model(input_ids=ids_T[None], use_cache=False).logits[0]
     if not torch.allclose(plain.float(), whole.float(), atol=1e-2, rtol=1e-2):
         raise UserError("this model scales or caps its logits, which is not measured here yet")
 
@@ -106,11 +120,10 @@ def token_losses(model: Any, ids: Sequence[int]) -> Any:
 
     from components.models.logprobs import token_logprobs
 
-    ids_1T = torch.tensor([list(ids)], device=model.device)
     head, parts = model.get_output_embeddings(), []
     with torch.inference_mode():
-        hidden_TD = model.base_model(input_ids=ids_1T, use_cache=False).last_hidden_state[0, :-1]
-        for hidden, targets in zip(hidden_TD.split(512), ids_1T[0, 1:].split(512), strict=True):
+        ids_T, hidden_TD = _read(model, ids)
+        for hidden, targets in zip(hidden_TD[:-1].split(512), ids_T[1:].split(512), strict=True):
             parts.append(-token_logprobs(head(hidden), targets))
     return torch.cat(parts)
 
@@ -119,11 +132,18 @@ def says(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> bool:
     """Return whether the model's greedy continuation of the prompt begins with the answer."""
     import torch
 
-    ids_1T = torch.tensor([[*prompt, *answer]], device=model.device)
     with torch.inference_mode():
-        hidden_TD = model.base_model(input_ids=ids_1T, use_cache=False).last_hidden_state[0]
+        ids_T, hidden_TD = _read(model, [*prompt, *answer])
         likeliest = model.get_output_embeddings()(hidden_TD[len(prompt) - 1 : -1]).argmax(-1)
-    return bool((likeliest == ids_1T[0, len(prompt) :]).all())
+    return bool((likeliest == ids_T[len(prompt) :]).all())
+
+
+def _read(model: Any, ids: Sequence[int]) -> tuple[Any, Any]:
+    """Return a text as a tensor [T], and the last layer's output for it [T, D], before the head."""
+    import torch
+
+    ids_T = torch.tensor(list(ids), device=model.device)
+    return ids_T, model.base_model(input_ids=ids_T[None], use_cache=False).last_hidden_state[0]
 
 
 def pass_key(

@@ -1,7 +1,4 @@
-"""Longer contexts for models with rotary positions: their frequencies are stretched, their weights stay as they are.
-
-Shapes: T tokens of a window, V vocabulary. Logarithms are natural.
-"""
+"""Longer contexts for models with rotary positions: their frequencies are stretched, their weights stay as they are."""
 
 import os
 import shutil
@@ -59,8 +56,6 @@ def extend(model: Path, target: Path, config: RopeConfig) -> tuple[int, int]:
     described.save_pretrained(target)
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.model_max_length = new
-    for name in ("tokenizer_config.json", "tokenizer.json"):  # a shared file would change in the original, too
-        (target / name).unlink(missing_ok=True)
     tokenizer.save_pretrained(target)
     return old, new
 

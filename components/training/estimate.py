@@ -81,12 +81,11 @@ def planned_memory(folder: Path, recipe: Recipe, batch_tokens: int, dtype: str |
 
     shape, adapter = memory.read_shape(folder), recipe.adapter
     trained = shape.parameters if adapter.name == "none" else memory.adapter_parameters(folder, adapter)
-    fewest = recipe.scale.min_workers or recipe.scale.workers
     common: dict[str, Any] = {
         "batch_tokens": batch_tokens,
         "bytes_per_value": 4 if (dtype or recipe.optim.dtype) == "float32" else 2,
-        "shards": fewest if recipe.deepspeed.stage else 1,
-        "weight_shards": fewest if recipe.deepspeed.stage == 3 else 1,
+        "shards": recipe.scale.fewest if recipe.deepspeed.stage else 1,
+        "weight_shards": recipe.scale.fewest if recipe.deepspeed.stage == 3 else 1,
     }
     in_4_bits = memory.linear_parameters(folder) if adapter.quantizes else 0
     own = memory.training_bytes(shape, trained=trained, nf4_parameters=in_4_bits, **common)

@@ -93,7 +93,7 @@ def share_cores(nodes: Sequence[Mapping[str, float]], scale: ScaleConfig) -> int
         UserError: as ``worker_cores``.
     """
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    enough = scale.min_workers or scale.workers
+    enough = scale.fewest
     if scale.gpu and gpus < enough:
         raise UserError(
             f"{enough} workers with scale.gpu need as many GPUs, the cluster has {gpus}: set "

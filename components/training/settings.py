@@ -25,6 +25,11 @@ class ScaleConfig(Config):
     max_failures: int = Field(2, ge=0, description="how often dead workers are replaced, from the last checkpoint")
 
     @property
+    def fewest(self) -> int:
+        """With how many workers training goes on at least."""
+        return self.min_workers or self.workers
+
+    @property
     def count(self) -> str:
         """How many workers train, as a plan says it."""
         return f"{self.min_workers} to {self.workers}" if self.min_workers else str(self.workers)

@@ -1,6 +1,5 @@
 """extend_context and convert_attention by their command lines: what they write, measure and refuse."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,31 +10,24 @@ from tests.components.models.heads import with_heads_twice
 from tests.workflows import warm
 
 
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Path:
-    folder = tmp_path_factory.mktemp("storage")
-    shutil.copy(mlflow_database, folder)
-    return folder
-
-
 @pytest.fixture
-def arguments(storage: Path, tiny_model_dir: Path) -> list[str]:
+def arguments(mlflow_storage: Path, tiny_model_dir: Path) -> list[str]:
     return [
-        f"storage={storage}",
+        f"storage={mlflow_storage}",
         f"model={tiny_model_dir}",
         "source.name=python_docs",
         "source.modules=[json, argparse, logging]",
     ]
 
 
-def test_a_longer_context_is_written_and_measured(arguments: list[str], storage: Path) -> None:
+def test_a_longer_context_is_written_and_measured(arguments: list[str], mlflow_storage: Path) -> None:
     given = [*arguments, "rope.factor=2", "rope.name=ntk", "windows=1", "keys=2"]
     code, line, log = warm.ask("extend_context", *given)
     assert code == 0, log[-2000:]
     metrics, model = line["metrics"], Path(line["outputs"]["model"])
     assert (metrics["context/old"], metrics["context/new"]) == (1024, 2048)
     assert 0 < metrics["perplexity/extended/2048"] < 1000 and metrics["recall/extended/2048"] == 0  # it knows nothing
-    curve = dict(read_curves(storage, line["run_id"])["perplexity/extended"])
+    curve = dict(read_curves(mlflow_storage, line["run_id"])["perplexity/extended"])
     assert set(curve) == {512, 1024, 2048} and curve[2048] == metrics["perplexity/extended/2048"]
     page = read_lineage(model)
     assert page is not None and page["facts"]["positions"] == [1024, 2048]

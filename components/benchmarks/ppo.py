@@ -128,7 +128,8 @@ def make_inputs(task: PpoTask, model: Path, digest: str, folder: Path, *, thread
     rows = [{"prompt_id": f"{n:05d}", "prompt": own, **empty} for n, own in enumerate(messages)]
     table = store.write(str(folder / "lancedb"), "prompts", rows, schema=DEMONSTRATION, key="prompt_id")
     dtype = weight_dtype("auto", False)
-    reward = write_reward(folder / "reward", model, digest, template.digest, dtype, seed)
+    adapter = AdapterConfig(first_layer=task.first_layer)
+    reward = write_reward(folder / "reward", model, digest, template.digest, adapter, dtype, seed)
     prompts = [template.prompt_ids(own) for own in messages]
     return Inputs(model, dtype, threads, seed, table, prompts, reward)
 
@@ -159,7 +160,9 @@ def _prompt(size: Callable[[str], int], tokens: int, drawn: random.Random) -> st
     return text
 
 
-def write_reward(folder: Path, model: Path, digest: str, template_digest: str, dtype: str, seed: int) -> Path:
+def write_reward(
+    folder: Path, model: Path, digest: str, template_digest: str, adapter: AdapterConfig, dtype: str, seed: int
+) -> Path:
     """Write a reward model that nobody trained: a fresh adapter on the trunk. It costs what a trained one costs."""
     from peft import get_peft_model
 
@@ -167,7 +170,7 @@ def write_reward(folder: Path, model: Path, digest: str, template_digest: str, d
     from components.models.rewards import RewardInfo, load_base
 
     base = load_base(model, 1, dtype, seed)
-    config = peft_config(AdapterConfig(), "SEQ_CLS")
+    config = peft_config(adapter, "SEQ_CLS")
     assert config is not None
     get_peft_model(base, config).save_pretrained(str(folder))
     RewardInfo("outcome", 1, str(model), digest, template_digest, (0.0,), (1.0,)).write(folder)

@@ -50,6 +50,10 @@ class Experience:
         """Return prompts and answers of some prompts, as token ids."""
         return [self.prompts[n] for n in numbers], [[answer.ids for answer in self.answers[n]] for n in numbers]
 
+    def known_below(self, numbers: Sequence[int]) -> list[torch.Tensor]:
+        """Return ``below`` of some prompts, as a pass takes it; nothing where it was not kept."""
+        return [self.below[n] for n in numbers if self.below]
+
     def flat(self, values: torch.Tensor, numbers: Sequence[int]) -> torch.Tensor:
         """Return [P, K, R] values of some prompts' tokens as a pass has them: [N]."""
         return values[list(numbers)].transpose(0, 1)[self.mask[list(numbers)].transpose(0, 1)]

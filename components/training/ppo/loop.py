@@ -215,7 +215,7 @@ class PpoLoop:
     def _pass(self, drawn: Experience, numbers: list[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the loss of one forward pass, a sum over its tokens, and sums for the figures."""
         settings = self.settings
-        packed, labels_N = self.roles.batch(*drawn.ids(numbers), below=[drawn.below[n] for n in numbers if drawn.below])
+        packed, labels_N = self.roles.batch(*drawn.ids(numbers), drawn.known_below(numbers))
         device = labels_N.device
         known = {name: drawn.flat(getattr(drawn, name), numbers).to(device) for name in _KNOWN}
         trains_policy = self.iteration >= settings.update.critic_warmup

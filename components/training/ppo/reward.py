@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from components.models.packing import Packed
 from components.models.rewards import CombineConfig, RewardModel, combine, disagreement, step_ends
 from components.training.ppo.experience import Experience, passes
 from components.training.ppo.figures import Scores
@@ -69,7 +70,7 @@ class Scorer:
             return
         with torch.no_grad():
             for numbers in passes(drawn, self.micro_prompts):
-                packed, _ = self.roles.batch(*drawn.ids(numbers))
+                packed = self._packed(reward, drawn, numbers)
                 values = reward.score(packed, packed.last_B)
                 for place, own in enumerate(values.tolist()):  # answers of all prompts by turns: see packing
                     heads[numbers[place % len(numbers)]][place // len(numbers)] += own
@@ -90,8 +91,13 @@ class Scorer:
         self, reward: RewardOnTrunk, drawn: Experience, p: int, ends: list[list[int]]
     ) -> list[list[list[float]]]:
         with torch.no_grad():
-            packed, _ = self.roles.batch(*drawn.ids([p]))
+            packed = self._packed(reward, drawn, [p])
             starts = torch.tensor([0, *[len(answer.ids) for answer in drawn.answers[p]]]).cumsum(0).tolist()
             places = [start + end for start, own in zip(starts, ends, strict=False) for end in own]
             values = reward.score(packed, packed.holds_N[torch.tensor(places, device=packed.holds_N.device)])
         return [part.tolist() for part in values.split([len(own) for own in ends])]
+
+    def _packed(self, reward: RewardOnTrunk, drawn: Experience, numbers: list[int]) -> Packed:
+        """Return what a pass reads; from what is known of the layers below, if this reward has no adapter there."""
+        below = drawn.known_below(numbers) if reward.first_layer >= self.roles.first_layer else ()
+        return self.roles.batch(*drawn.ids(numbers), below)[0]

@@ -82,14 +82,16 @@ class Roles:
         self.module = ActorCritic(policy, critic, shared=shared, own_critic=own_critic).to(device)
         self._start_head()
         self.share = can_share_prompt(policy)
-        self.first_layer = self._first_layer(policy, adapter)
+        # A critic that starts as a reward model has that one's adapter, which may begin below the policy's.
+        first = min(adapter.first_layer, self.starts_as.first_layer if self.starts_as else adapter.first_layer)
+        self.first_layer = self._first_layer(policy, first)
 
-    def _first_layer(self, policy: Any, adapter: AdapterConfig) -> int:
-        """Return the lowest layer that passes must compute."""
-        if self.peft is None or not adapter.first_layer:
+    def _first_layer(self, policy: Any, first: int) -> int:
+        """Return the lowest layer that training's passes must compute, if ``first`` is the lowest that may change."""
+        if self.peft is None or not first:
             return 0
-        if can_split(policy, adapter.first_layer):
-            return adapter.first_layer
+        if can_split(policy, first):
+            return first
         logger.warning("%s cannot be computed in parts: every pass computes all layers", type(policy).__name__)
         return 0
 

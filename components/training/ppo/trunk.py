@@ -5,7 +5,8 @@ Shapes: K heads of a reward model, H hidden.
 
 import contextlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class RewardOnTrunk:
         self.info = RewardInfo.read(folder)
         self.state = load_file(folder / "adapter_model.safetensors")
         load_adapter(model, name, folder, self.state)
+        self.first_layer = lowest_block(self.state)
         (head,) = [weight for key, weight in self.state.items() if key.endswith("score.weight")]
         self.head_KH = head.to(self.model.device, torch.float32)
 
@@ -56,6 +58,12 @@ class RewardOnTrunk:
             hidden = hidden_states(self.model, packed)[places].float()
         mean, std = (torch.tensor(figures, device=hidden.device) for figures in (self.info.mean, self.info.std))
         return (hidden @ self.head_KH.T - mean) / std
+
+
+def lowest_block(weights: Iterable[str]) -> int:
+    """Return the lowest block in which an adapter has weights, by their names; 0 where one is in no block."""
+    blocks = [re.search(r"\.layers\.(\d+)\.", name) for name in weights if "score." not in name]
+    return min((int(block[1]) if block else 0 for block in blocks), default=0)
 
 
 def load_adapter(model: Any, name: str, folder: Path, state: dict[str, torch.Tensor]) -> None:

@@ -39,10 +39,14 @@ def drawn(tiny_model_dir):
 @pytest.fixture(scope="module", params=["outcome", "process"])
 def reward(request, tiny_model_dir, tmp_path_factory):
     """A reward model of two heads, an adapter with nothing in it that is 0."""
+    return make_reward(request.param, tiny_model_dir, tmp_path_factory.mktemp("rewards"))
+
+
+def make_reward(kind, tiny_model_dir, place, first_layer=0):
     from peft import get_peft_model
 
-    folder = tmp_path_factory.mktemp("rewards") / request.param
-    config = peft_config(AdapterConfig(rank=4), task="SEQ_CLS")
+    folder = place / kind
+    config = peft_config(AdapterConfig(rank=4, first_layer=first_layer), task="SEQ_CLS")
     model = get_peft_model(load_base(tiny_model_dir, 2, "float32", 1), config)
     generator = torch.Generator().manual_seed(1)
     for name, weight in model.named_parameters():
@@ -50,14 +54,15 @@ def reward(request, tiny_model_dir, tmp_path_factory):
             weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
     model.save_pretrained(folder)
     digests = (digest(tiny_model_dir), "template")
-    RewardInfo(request.param, 2, str(tiny_model_dir), *digests, (0.1, -0.2), (1.5, 0.5)).write(folder)
+    RewardInfo(kind, 2, str(tiny_model_dir), *digests, (0.1, -0.2), (1.5, 0.5)).write(folder)
     return folder
 
 
-def make_scorer(base, rewards, decode, *, on_trunk=True, **shape):
+def make_scorer(base, rewards, decode, *, on_trunk=True, first_layer=0, **shape):
     torch.manual_seed(0)
     mark = digest(base) if on_trunk else "another base"
-    roles = Roles(base, AdapterConfig(), rewards, critic=None, dtype="float32", device="cpu", base_digest=mark)
+    adapter = AdapterConfig(first_layer=first_layer)
+    roles = Roles(base, adapter, rewards, critic=None, dtype="float32", device="cpu", base_digest=mark)
     assert bool(roles.trunk_rewards) == (on_trunk and bool(rewards))
     return Scorer(roles, RewardShape(**shape), CombineConfig(name="min"), decode, None, 2)
 
@@ -123,3 +128,31 @@ def test_the_heads_of_several_models_are_one_ensemble(reward, drawn, decode, tin
     twice = make_scorer(tiny_model_dir, [reward, reward], decode)(ROWS, drawn)
     torch.testing.assert_close(twice.raw, once.raw)
     torch.testing.assert_close(twice.disagreement, once.disagreement)
+
+
+@pytest.mark.parametrize("kind", ["outcome", "process"])
+@pytest.mark.parametrize("begins", [0, 1], ids=["in every block", "in the policy's blocks"])
+def test_a_reward_takes_what_is_known_of_the_layers_below_if_it_has_none_there(
+    begins, kind, drawn, decode, tiny_model_dir, tmp_path
+):
+    """Without looking at those again: ruined states change what it says."""
+    reward = make_reward(kind, tiny_model_dir, tmp_path, begins)
+    scorer = make_scorer(tiny_model_dir, [reward], decode, first_layer=1, steps=0.3)
+    expected = scorer(ROWS, drawn)
+    everyone = range(len(PROMPTS))
+    packed, _ = scorer.roles.batch(*drawn.ids(everyone))
+    below = scorer.roles.learn_below(packed, *drawn.ids(everyone))
+
+    def scored(size):
+        return scorer(ROWS, replace_below(drawn, {n: size * below[n] for n in everyone}))
+
+    found, ruined = scored(1.0), scored(1.5)
+    for name in ("raw", "total", "disagreement") + (("steps",) if kind == "process" else ()):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-4, rtol=1e-4)
+    assert torch.equal(ruined.raw, expected.raw) == (begins == 0)
+
+
+def replace_below(drawn, below):
+    own = Experience(drawn.prompts, drawn.answers)
+    own.below = below
+    return own

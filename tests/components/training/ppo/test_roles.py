@@ -200,3 +200,23 @@ def test_layers_below_the_adapters_are_computed_once(count, tiny_model_dir, rewa
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=name)
     poisoned = results([row * 1.5 for row in kept])
     assert (poisoned["logprobs"] - found["logprobs"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("reward_begins", [0, 1])
+def test_a_critic_that_starts_as_a_reward_keeps_the_layers_of_that_one(reward_begins, tiny_model_dir, tmp_path):
+    """Its values start as the reward's rewards; from states of layers without its adapter they would not."""
+    begins = LORA.model_copy(update={"first_layer": reward_begins})
+    reward = make_reward(tiny_model_dir, tmp_path / "reward", 4, begins)
+    roles = make_roles(tiny_model_dir, [reward], LORA.model_copy(update={"first_layer": 1}), critic="reward")
+    assert roles.first_layer == roles.trunk_rewards[0].first_layer == reward_begins
+    packed, labels_N = roles.batch(PROMPTS, ANSWERS)
+    kept = roles.learn_below(packed, PROMPTS, ANSWERS)
+    assert bool(kept) == bool(reward_begins)
+    packed, labels_N = roles.batch(PROMPTS, ANSWERS, kept)
+    with torch.no_grad():
+        values = roles.module(packed, labels_N, 1.0)[2]
+        packed.predicts_N = packed.last_B  # where the reward is read
+        found = roles.module.value(packed)
+    assert values.shape == labels_N.shape
+    expected = torch.tensor(RewardModel(reward, dtype="float32").score(PROMPTS, ANSWERS)).mean(-1)
+    torch.testing.assert_close(found.view(3, 2).T, expected, atol=1e-4, rtol=1e-4)

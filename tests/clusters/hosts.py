@@ -3,22 +3,24 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-_TOOLS = ("ip", "sshd", "ssh", "ssh-keygen", "rsync", "unshare", "nsenter", "mount")
+_TOOLS = ("ip", "tc", "sshd", "ssh", "ssh-keygen", "rsync", "unshare", "nsenter", "mount")
 _NET = "10.213.77"  # a private network of the test's own
 
 
 @dataclass(frozen=True)
 class Host:
-    """A host: its address, and the folder that is its home directory."""
+    """A host: its address, the folder that is its home directory, and its sshd each time that it was started."""
 
     name: str
     address: str
     home: Path
+    daemons: list[subprocess.Popen] = field(default_factory=list)
 
 
 def what_is_missing() -> str | None:
@@ -46,7 +48,7 @@ def hosts(folder: Path, count: int) -> Iterator[tuple[list[Host], Path]]:
     key = folder / "key"
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
     tag = f"rl{os.getpid() % 10000}"
-    bridge, made, daemons = f"{tag}br", [], []
+    bridge, made = f"{tag}br", []
     try:
         _run("ip", "link", "add", bridge, "type", "bridge")
         _run("ip", "addr", "add", f"{_NET}.254/24", "dev", bridge)
@@ -55,13 +57,12 @@ def hosts(folder: Path, count: int) -> Iterator[tuple[list[Host], Path]]:
             host = Host(f"{tag}h{number}", f"{_NET}.{number}", folder / f"h{number}" / "root")
             made.append(host)
             _join(host, bridge)
-            daemons.append(_start(host, folder / f"h{number}", key))
+            _furnish(host, key)
+            start(host)
         yield made, key
     finally:
         for host in made:
-            _end_all(host)
-        for daemon in daemons:
-            daemon.wait(20)
+            stop(host)
         for host in made:
             subprocess.run(["ip", "link", "del", f"{host.name}c"], check=False, capture_output=True)
             subprocess.run(["ip", "netns", "del", host.name], check=False, capture_output=True)
@@ -74,9 +75,34 @@ def processes(host: Host) -> list[int]:
     return [int(word) for word in found.stdout.split()]
 
 
-def cut_off(host: Host, *, back: bool = False) -> None:
-    """Take a host off the network, or put it back."""
-    _run("ip", "netns", "exec", host.name, "ip", "link", "set", "eth0", "up" if back else "down")
+def cut_off(host: Host) -> None:
+    """Take a host off the network."""
+    _run("ip", "netns", "exec", host.name, "ip", "link", "set", "eth0", "down")
+
+
+def put_back(host: Host) -> None:
+    """Put a host that was cut off back on the network."""
+    inside = ("ip", "netns", "exec", host.name, "ip")
+    _run(*inside, "link", "set", "eth0", "up")
+    _run(*inside, "route", "replace", "default", "via", f"{_NET}.254")
+
+
+def slow(host: Host, rate: str | None) -> None:
+    """Let a host send no more than ``rate`` (as tc writes it); none lifts that."""
+    qdisc = ("ip", "netns", "exec", host.name, "tc", "qdisc")
+    if rate is None:
+        _run(*qdisc, "del", "dev", "eth0", "root")
+    else:
+        _run(*qdisc, "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms")
+
+
+def stop(host: Host) -> None:
+    """End every process of a host at once, as a power cut does."""
+    for process in processes(host):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    for daemon in host.daemons:
+        daemon.wait(20)
 
 
 def _join(host: Host, bridge: str) -> None:
@@ -91,8 +117,9 @@ def _join(host: Host, bridge: str) -> None:
     _run(*inside, "ip", "route", "add", "default", "via", f"{_NET}.254")
 
 
-def _start(host: Host, folder: Path, key: Path) -> subprocess.Popen:
-    """Start the host's sshd within namespaces of its own for the network, for mounts and for processes."""
+def _furnish(host: Host, key: Path) -> None:
+    """Write a host's own files."""
+    folder = host.home.parent
     for name in ("root/.ssh", "tmp", "run", "shm", "etc"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "tmp").chmod(0o1777)
@@ -104,31 +131,29 @@ def _start(host: Host, folder: Path, key: Path) -> subprocess.Popen:
     own = f"root:x:0:0:root:{host.home}:/bin/bash"
     others = [line for line in lines if not line.startswith("root:")]
     (folder / "etc" / "passwd").write_text("\n".join([own, *others]) + "\n")
-    settings = folder / "etc" / "sshd_config"
-    settings.write_text(
+    (folder / "etc" / "sshd_config").write_text(
         f"Port 22\nListenAddress {host.address}\nHostKey {folder}/etc/host_key\nPidFile none\nUsePAM no\n"
         "PermitRootLogin prohibit-password\nPasswordAuthentication no\nStrictModes no\nAcceptEnv *\n"
     )
+
+
+def start(host: Host) -> None:
+    """Start a host's sshd within namespaces of its own for the network, for mounts and for processes."""
+    folder = host.home.parent
     steps = [
         f"mount --bind {folder}/etc/passwd /etc/passwd",
         f"mount --bind {folder}/shm /dev/shm",
         f"mount --bind {folder}/run /run",
         f"mount --bind {folder}/tmp /tmp",
         "mkdir -p /run/sshd",
-        f"exec {shutil.which('sshd', path='/usr/sbin:/usr/bin:/sbin')} -D -e -f {settings}",
+        f"exec {shutil.which('sshd', path='/usr/sbin:/usr/bin:/sbin')} -D -e -f {folder}/etc/sshd_config",
     ]
     apart = ["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
     command = ["ip", "netns", "exec", host.name, "unshare", *apart, "bash", "-c"]
-    with (folder / "sshd.log").open("w") as log:
-        return subprocess.Popen([*command, " && ".join(steps)], stdout=log, stderr=log, start_new_session=True)
-
-
-def _end_all(host: Host) -> None:
-    import signal
-
-    for process in processes(host):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+    with (folder / "sshd.log").open("a") as log:
+        host.daemons.append(
+            subprocess.Popen([*command, " && ".join(steps)], stdout=log, stderr=log, start_new_session=True)
+        )
 
 
 def _run(*command: str) -> None:

@@ -1,4 +1,4 @@
-"""Measure answers and pairs, reasoning, how an index is searched, or what orders in passages do; with intervals."""
+"""Measure answers and pairs, answers over an index, reasoning, ways of searching, or injections; with intervals."""
 
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -6,6 +6,7 @@ from components.config import Field, ModelRef, TableRef, UserError, WorkflowConf
 from components.models.engine import EngineConfig
 from components.retrieval.evaluation import RetrievalEvaluation
 from components.retrieval.injection_evaluation import InjectionEvaluation
+from components.retrieval.rag_evaluation import RagEvaluation
 from components.serving.reasoning_exam import ReasoningTask
 
 if TYPE_CHECKING:
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
 class Evaluate(WorkflowConfig):
     """Which model, on what."""
 
-    what: Literal["answers", "reasoning", "retrieval", "injections"] = Field(
+    what: Literal["answers", "rag", "reasoning", "retrieval", "injections"] = Field(
         "answers",
-        description="answers and pairs, reasoning strategies, ways of searching, or orders that passages give",
+        description="answers and pairs, answers over an index, reasoning strategies, ways of searching, or orders that "
+        "passages give",
     )
     model: ModelRef | None = Field(None, description="the model as it is served: full, merged or quantized")
     name: str = Field("model", description="what reports call it: base, sft, dpo, quantized, …")
@@ -29,6 +31,7 @@ class Evaluate(WorkflowConfig):
     max_new_tokens: int = Field(48, ge=1, description="longest answer, in tokens")
     engine: EngineConfig = Field(EngineConfig(), description="the engines that answer")
     retrieval: RetrievalEvaluation = Field(RetrievalEvaluation(), description="what is searched, and in which ways")
+    rag: RagEvaluation = Field(RagEvaluation(), description="what is asked of which index")
     injections: InjectionEvaluation = Field(InjectionEvaluation(), description="what is asked over such passages")
     reasoning: ReasoningTask = Field(ReasoningTask(), description="which strategies are served and asked what")
 
@@ -38,24 +41,25 @@ def main(config: Evaluate, run: "Run") -> "Result":
     from components.data.chat import ChatTemplate
     from components.models import sources
     from components.orchestration.cluster import ray_session
-    from components.retrieval import evaluation as retrieval
-    from components.retrieval import injection_evaluation as injections
+    from components.retrieval import evaluation, injection_evaluation, rag_evaluation
     from components.serving.reasoning_sitting import sit
     from components.tracking.run import Result
     from components.training.held_out import HeldOut
 
     if config.what == "retrieval":
-        return Result(*retrieval.run_evaluation(config.retrieval, run, config.seed))
+        return Result(*evaluation.run_evaluation(config.retrieval, run, config.seed))
     if config.model is None:
         raise UserError("there is no model to evaluate: give model=…")
     if config.what == "reasoning":
         with ray_session(config.ray, config.storage):
             return sit(config.reasoning, config.model, config.storage, run, name=config.name, seed=config.seed)
     template = ChatTemplate.from_folder(model := sources.resolve(config.model, run.cache))
-    if config.what == "injections":
-        asked = (config.injections, run, template, model, config.engine, config.seed)
+    if config.what in ("rag", "injections"):
+        shared = (run, template, model, config.engine, config.seed)
         with ray_session(config.ray, config.storage):
-            return Result(*injections.run_evaluation(*asked))
+            if config.what == "rag":
+                return Result(*rag_evaluation.run_evaluation(config.rag, *shared))
+            return Result(*injection_evaluation.run_evaluation(config.injections, *shared))
     return answers(config, HeldOut(model, template, run, config.seed))
 
 

@@ -31,8 +31,9 @@ def main(config: Report, run: "Run") -> "Result":
     """Write the page from the runs' records."""
     from components.orchestration.report import write_report
     from components.storage import folder
+    from components.tracking.history import describe_run, read_curves
     from components.tracking.lineage import read_lineage
-    from components.tracking.run import Result, describe_run, read_curves
+    from components.tracking.run import Result
 
     storage = folder(config.storage)
     transcript: list[dict[str, Any]] = json.loads(Path(config.transcript).read_text()) if config.transcript else []

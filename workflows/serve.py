@@ -30,6 +30,7 @@ class Serve(WorkflowConfig):
     admin_keys: str | None = Field(None, description="the same for the keys that may change adapters; none: nobody may")
     host: Annotated[str, Unkeyed()] = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every one")
     port: Annotated[int, Unkeyed()] = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
+    traces: float = Field(0.0, ge=0, le=1, description="share of chat requests whose steps become MLflow traces")
     ask: tuple[str, ...] = Field((), description="questions to ask every name, streaming and not")
     keep: bool = Field(False, description="stay up until Ctrl-C instead of stopping after the questions")
     questions: TableRef | None = Field(None, description="questions table whose test split is answered over HTTP")
@@ -58,8 +59,9 @@ def make_plan(config: Serve) -> "ServingPlan":
     """Return what the deployments need to know, every reference looked up."""
     from components.serving import app
 
-    shared = ("model", "names", "engine", "index", "embedder", "scorer", "keys", "admin_keys", "key_budgets")
-    return app.make_plan(storage=config.storage, **{name: getattr(config, name) for name in shared})
+    models = ("model", "names", "engine", "index", "embedder", "scorer")
+    shared = (*models, "storage", "keys", "admin_keys", "key_budgets", "traces", "experiment")
+    return app.make_plan(**{name: getattr(config, name) for name in shared})
 
 
 def plan(config: Serve) -> "dict[str, Any]":

@@ -13,7 +13,7 @@ from components.benchmarks.processes import Arena, Outcome, Ran, Setting, Watche
 from components.config import Field, UserError
 from components.data.chat import ChatTemplate
 from components.models.adapters import AdapterConfig
-from components.tracking.run import read_curves
+from components.tracking.history import read_curves
 
 TRL = ("trl==1.12.0", "transformers==5.19.0", "accelerate==1.15.0", "datasets==5.2.0", "peft==0.21.2")
 SCRIPT = Path(__file__).with_name("peer_trl_ppo.py")

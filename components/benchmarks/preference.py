@@ -22,7 +22,7 @@ from components.benchmarks.preference_pairs import Pairs, make_pairs
 from components.benchmarks.processes import Outcome, Ran, Setting, Watched
 from components.config import Field, UserError
 from components.models.adapters import AdapterConfig
-from components.tracking.run import read_curves
+from components.tracking.history import read_curves
 
 SCRIPT = Path(__file__).with_name("peer_trl_dpo.py")
 PACKAGES = ("trl", "transformers", "accelerate", "peft", "datasets", "torch", "deepspeed", "ray")

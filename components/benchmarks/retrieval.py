@@ -19,7 +19,7 @@ from components.benchmarks.compare import compare, compare_quantile, quantile
 from components.benchmarks.processes import Outcome, Ran, Setting, Watched
 from components.config import Field, ModelRef, UserError
 from components.retrieval.chunkers.tokens import Tokens
-from components.tracking.run import read_curves
+from components.tracking.history import read_curves
 
 if TYPE_CHECKING:
     import numpy as np

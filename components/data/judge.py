@@ -68,7 +68,7 @@ def agrees(answer: str, question: Question) -> bool:
     if not expected or not given:
         return False
     supported = content_words(source)
-    if _negates(said) != _negates(question.reference) or _literals(said) - _literals(source):
+    if negates(said) != negates(question.reference) or literals(said) - literals(source):
         return False
     recall = len(given & expected) / len(expected)
     return recall >= MIN_RECALL and len(given & supported) / len(given) >= MIN_PRECISION
@@ -88,13 +88,13 @@ def _stem(word: str) -> str:
     return word.rstrip("e") if len(word) > 4 else word
 
 
-def _negates(text: str) -> bool:
+def negates(text: str) -> bool:
     """True when `text` holds a negation (the literal None is not one)."""
     words = re.findall(r"[A-Za-z']+", text.replace("\u2019", "'"))
     return any(w != "None" and (w.lower() in NEGATIONS or w.lower().endswith("n't")) for w in words)
 
 
-def _literals(text: str) -> set[str]:
+def literals(text: str) -> set[str]:
     """The numbers and the True, False, None that `text` states."""
     return {w.lower() for w in _WORD.findall(text) if w[0].isdigit() or w.lower() in _LITERALS}
 

@@ -17,6 +17,7 @@ from components.retrieval.hits import KEPT, Hit, as_hit, fused
 from components.retrieval.rerank import as_read
 from components.retrieval.settings import Mode, RetrieveConfig
 from components.retrieval.transforms import Generate, Probe, Tools, transformed
+from components.spans import Span, step
 
 if TYPE_CHECKING:
     from components.retrieval.late import LateInteraction
@@ -79,8 +80,16 @@ class Retriever:
         other._prepare(config, reranker or (self._reranker if config.rerank == self.config.rerank else None))
         return other
 
-    def search(self, query: str, k: int | None = None, where: str | None = None, mode: Mode | None = None) -> list[Hit]:
-        """Return up to ``k`` hits, best first; an empty query finds nothing.
+    def search(
+        self,
+        query: str,
+        k: int | None = None,
+        where: str | None = None,
+        mode: Mode | None = None,
+        *,
+        trace: Span | None = None,
+    ) -> list[Hit]:
+        """Return up to ``k`` hits, best first; an empty query finds nothing. The stages are noted in ``trace``.
 
         What is None is as the config says; ``where`` narrows the config's own. A retriever that was
         opened as hybrid searches in any mode, the others only in their own.
@@ -93,13 +102,14 @@ class Retriever:
         if mode not in (None, config.mode):
             if config.mode != "hybrid":
                 raise UserError(f"a {config.mode} retriever cannot search in mode {mode}: open it as hybrid")
-            return self.with_config(config.model_copy(update={"mode": mode})).search(query, k, where)
+            return self.with_config(config.model_copy(update={"mode": mode})).search(query, k, where, trace=trace)
         if not query.strip() or k < 1:
             return []
         condition = " AND ".join(f"({part})" for part in (config.where, where) if part) or None
-        hits, vectors = self._first_stage(query, self._depth(k), condition)
+        hits, vectors = self._first_stage(query, self._depth(k), condition, trace)
         if config.rerank:
-            hits = self._reranked(query, hits)
+            with step(trace, "rerank", "RERANKER", {"model": config.rerank, "candidates": len(hits)}):
+                hits = self._reranked(query, hits)
         if config.novelty and hits:
             hits = self._diversified(hits, vectors, k)
         return expand(hits[:k], self._table, config.expand, config.expand_tokens, condition)
@@ -154,7 +164,9 @@ class Retriever:
         depth = k if single else max(k, config.candidates)
         return max(depth, config.rerank_depth) if config.rerank else depth
 
-    def _first_stage(self, query: str, n: int, where: str | None) -> tuple[list[Hit], dict[str, Any]]:
+    def _first_stage(
+        self, query: str, n: int, where: str | None, trace: Span | None
+    ) -> tuple[list[Hit], dict[str, Any]]:
         """Return up to ``n`` hits and, where later stages compare them, passage_id → vector."""
         config = self.config
         if config.mode == "hierarchical":
@@ -165,10 +177,13 @@ class Retriever:
         probes = [Probe(query, query)]
         if config.transform is not None:
             tools = Tools(lambda words, k: self._text(words, k, where), self._generate)
-            probes = transformed(query, tools, config.transform)
-        dense = [(self._dense(probe, n, where), probe.weight) for probe in probes if probe.meaning and self._by_vector]
-        text = [(self._text(probe.words, n, where), probe.weight) for probe in probes if probe.words and self._by_words]
-        hits = fused(dense, text, config)
+            with step(trace, "transform", "CHAIN", {"query": query, "transform": config.transform.name}) as told:
+                probes = transformed(query, tools, config.transform)
+                told.end([{"meaning": probe.meaning, "words": probe.words} for probe in probes])
+        with step(trace, "search", "CHAIN", {"mode": config.mode, "candidates": n}):
+            dense = [(self._dense(one, n, where), one.weight) for one in probes if one.meaning and self._by_vector]
+            text = [(self._text(one.words, n, where), one.weight) for one in probes if one.words and self._by_words]
+            hits = fused(dense, text, config)
         rows = {row["passage_id"]: row for found, _ in (*dense, *text) for row in found}
         if config.mode == "graph":
             hits = self._walked(query, hits, rows, n, where)

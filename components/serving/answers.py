@@ -7,7 +7,8 @@ from typing import Any
 
 from components.reasoning.budget import Budget
 from components.reasoning.events import Found, Passage, Piece
-from components.serving.citations import Repair, cite, repaired
+from components.retrieval.citations import Repair, cite, repaired
+from components.retrieval.conflicts import conflicts
 
 
 @dataclass
@@ -53,14 +54,17 @@ class Choice:
         return self.finish_reason or "stop"
 
     def proof(self) -> dict[str, Any]:
-        """Return the fields that prove the answer: its citations, and the marks that name no passage."""
+        """Return what proves the answer or speaks against it: citations, marks of no passage, contradictions."""
         if self.passages is None:
             return {}
         citations, unknown = cite(self.content, self.passages)
         fields: dict[str, Any] = {"citations": [citation.row() for citation in citations]}
         if self.made:  # whoever read the stream has the answer as it was: this is how it should be
             fields |= {"repairs": [repair.row() for repair in self.made], "repaired_content": self.content}
-        return fields | ({"unknown_citations": unknown} if unknown else {})
+        against = [conflict.row() for conflict in conflicts(citations, self.passages)]
+        return (
+            fields | ({"unknown_citations": unknown} if unknown else {}) | ({"conflicts": against} if against else {})
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from components.serving.address import address, already_serves, free_port, share
 from components.serving.ingress import ServingPlan
 from components.serving.keys import check_budgets, key_digest, read_keys
 from components.serving.settings import EngineOptions, KeyBudgets, SearchOptions, ServedName
+from components.serving.tracing import Tracing
 
 APPLICATION = "raylign"
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
@@ -31,6 +32,8 @@ def make_plan(
     keys: str | None = None,
     admin_keys: str | None = None,
     key_budgets: KeyBudgets | None = None,
+    traces: float = 0.0,
+    experiment: str = "raylign",
 ) -> ServingPlan:
     """Return the plan for these references, each of them looked up and checked; nothing is started.
 
@@ -38,6 +41,7 @@ def make_plan(
         scorer: the reward model that strategies score answers with.
         keys: name of the environment variable that holds the API keys, as ``keys.read_keys`` reads them.
         admin_keys: the same for the keys that may change adapters.
+        traces: share of chat requests that leave an MLflow trace, in ``experiment``.
 
     Raises:
         UserError: a name is given twice, searches without an index, or has a strategy or an option that is
@@ -51,6 +55,7 @@ def make_plan(
     from components.serving.search import check_modes, summaries_of
     from components.serving.strategy_checks import check_scorer, check_tables
     from components.serving.strategy_files import with_digests
+    from components.tracking.run import tracking_uri
 
     names = _prepared(names, engine, index, embedder, scorer)
     users, admins = read_keys(keys), read_keys(admin_keys, "admin_keys")
@@ -96,6 +101,7 @@ def make_plan(
         carrier=carrier,
         adapters=declared.adapters,
         aliases=declared.aliases,
+        tracing=Tracing(traces, tracking_uri(home), experiment, str(home)) if traces else None,
         adapter_memory=str(cache / "adapters" / f"{uuid.uuid4().hex}.json") if carrier else None,
     )
 

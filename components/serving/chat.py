@@ -1,43 +1,30 @@
 """Answers chat requests: strategy over engine and index, as one response or as a stream."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from components.data.grounding import ABSTENTION, abstains
-from components.reasoning.budget import KINDS, Budget
-from components.reasoning.events import (
-    Found,
-    Message,
-    Passage,
-    Piece,
-    Score,
-    Similar,
-    Strategy,
-    Tools,
-    last_question,
-    text_of,
-)
+from components.reasoning.events import Found, Passage, Piece, Score, Similar, Strategy, Tools, last_question, text_of
 from components.reasoning.metered import metered
-from components.retrieval.prompt import as_prompted, grounded_conversation
 from components.serving.abstaining import abstaining
 from components.serving.adapters import Adapter
-from components.serving.answers import Choice, Envelope
+from components.serving.chat_run import ChatRun
 from components.serving.errors import ApiError, from_exception
 from components.serving.feedback import RecentRequests, Served
 from components.serving.generation import Speaker, generator, merged
-from components.serving.key_budgets import NOTHING, Account
 from components.serving.metrics import Metrics
 from components.serving.requests import ChatRequest
 from components.serving.settings import Mode, ServedName
-from components.serving.structured import Kind, as_json, composed
+from components.serving.structured import as_json
+from components.serving.tracing import Tracing, opened, traced, verified
+from components.spans import Span, as_documents, step
 
-Search = Callable[[str, int, Mode, str | None], Awaitable[list[Passage]]]
+Search = Callable[[str, int, Mode, str | None, Span | None], Awaitable[list[Passage]]]
 
 
 @dataclass(frozen=True)
@@ -62,12 +49,14 @@ class ChatService:
         retry_after_s: int,
         score: Score | None = None,
         similar: Similar | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing, self._tracer = tracing, tracing.open() if tracing else None
         self._engine, self._search, self._metrics = engine, search, metrics
         self._recent, self._retry_after_s = recent, retry_after_s
         self._score, self._similar = score, similar
 
-    def start(self, request: ChatRequest, setup: NameSetup, request_id: str) -> "ChatRun":
+    def start(self, request: ChatRequest, setup: NameSetup, request_id: str) -> ChatRun:
         """Return the run of one request; nothing happens until it is asked for its response or its stream.
 
         Raises:
@@ -75,13 +64,16 @@ class ChatService:
         """
         if setup.settings.search and not last_question(request.messages):
             raise ApiError(400, "This model searches for the last user message, and there is none.", param="messages")
-        return ChatRun(self, request, setup, request_id)
+        trace = None
+        if self._tracing is not None and self._tracing.takes(request_id):
+            trace = opened(setup.settings.name, request.messages)
+        return ChatRun(self, request, setup, request_id, trace)
 
-    def events(self, run: "ChatRun") -> AsyncGenerator[tuple[int, Piece | Found], None]:
+    def events(self, run: ChatRun) -> AsyncGenerator[tuple[int, Piece | Found], None]:
         """Return the strategy's events for each of the request's choices; the index is asked once for all."""
         request, setup = run.request, run.setup
         as_json_of = run.composed()
-        retrieve = self._retrieve_once(setup) if setup.settings.search else None
+        retrieve = self._retrieve_once(setup, run.trace) if setup.settings.search else None
         speaker = Speaker(
             self._engine,
             request,
@@ -98,7 +90,7 @@ class ChatService:
         runs = []
         for index in range(request.n):
             tools = Tools(
-                metered(generator(speaker, index), run.budget),
+                metered(traced(generator(speaker, index), run.trace), run.budget),
                 retrieve,
                 partial(run.ground, index),
                 limit,
@@ -118,7 +110,7 @@ class ChatService:
             runs.append(as_json(events, as_json_of, reasoning=shown) if as_json_of else events)
         return merged(runs)
 
-    def finish(self, run: "ChatRun") -> None:
+    def finish(self, run: ChatRun) -> None:
         """Count a finished answer and remember it for feedback."""
         name, choices = run.setup.settings.name, run.choices
         given_up = max(0, run.budget.tokens - sum(choice.completion_tokens for choice in choices))
@@ -136,6 +128,8 @@ class ChatService:
                 self._metrics.citations.labels(name, "verified" if citation["verified"] else "weak").inc()
             self._metrics.citations.labels(name, "unknown").inc(len(proof.get("unknown_citations", ())))
         self._metrics.tokens.labels(name, "prompt").inc(choices[0].prompt_tokens)
+        if run.trace is not None:
+            verified(run.trace, choices)
         messages = [_plain(message) for message in run.request.messages]
         sampling = run.request.model_dump(include={"temperature", "top_p", "seed", "max_tokens", "n"})
         self._recent.add(
@@ -151,7 +145,22 @@ class ChatService:
             )
         )
 
-    def first_token(self, run: "ChatRun") -> None:
+    @contextmanager
+    def watched(self, run: ChatRun) -> Iterator[None]:
+        """Hand on the trace of a request when it is over, however it ends."""
+        try:
+            yield
+        except BaseException as error:
+            self._leave(run, error)
+            raise
+        self._leave(run)
+
+    def _leave(self, run: ChatRun, error: BaseException | None = None) -> None:
+        if run.trace is not None and self._tracer is not None:
+            run.trace.end(error=error)
+            self._tracer.add(run.trace, {"request_id": run.envelope.id, "lineage_id": run.setup.lineage_id})
+
+    def first_token(self, run: ChatRun) -> None:
         """Count the time until a stream's first token."""
         self._metrics.first_token.labels(run.setup.settings.name).observe(time.perf_counter() - run.began)
 
@@ -159,14 +168,16 @@ class ChatService:
         """Return what a client may know of a failure."""
         return from_exception(error, self._retry_after_s)
 
-    def _retrieve_once(self, setup: NameSetup) -> Callable[[str], Awaitable[Sequence[Passage]]]:
+    def _retrieve_once(self, setup: NameSetup, trace: Span | None) -> Callable[[str], Awaitable[Sequence[Passage]]]:
         search, settings = self._search, setup.settings.search
         assert search is not None and settings is not None, "the plan gives every searching name an index"
         asked: dict[str, asyncio.Task[list[Passage]]] = {}
 
         async def timed(question: str) -> list[Passage]:
-            with self._metrics.retrieval.time():
-                return await search(question, settings.passages, settings.mode, settings.where)
+            with self._metrics.retrieval.time(), step(trace, "retrieve", "RETRIEVER", {"query": question}) as told:
+                found = await search(question, settings.passages, settings.mode, settings.where, trace and told)
+                told.end(as_documents(found))
+                return found
 
         async def retrieve(question: str) -> Sequence[Passage]:
             if question not in asked:
@@ -175,120 +186,6 @@ class ChatService:
             return await asyncio.shield(asked[question])
 
         return retrieve
-
-
-class ChatRun:
-    """One chat request on its way to its answer."""
-
-    def __init__(self, service: ChatService, request: ChatRequest, setup: NameSetup, request_id: str) -> None:
-        self.request, self.setup, self.began = request, setup, time.perf_counter()
-        self.envelope = Envelope(request_id, setup.settings.name, setup.lineage_id, request.include_reasoning)
-        self.budget = Budget(setup.settings.budget.within(request.budget))
-        repairs = setup.settings.search is not None and setup.settings.search.citations == "repair"
-        self.choices = [Choice(repairs=repairs) for _ in range(request.n)]
-        self.prompts: list[list[Message]] = [[] for _ in range(request.n)]  # grounded, of each choice
-        self.counted = False  # a key pays for its tokens, also for those of an answer that nobody waits for
-        self._service = service
-
-    async def admit(self, account: Account) -> None:
-        """Let the key's account cap this run's budget. Raises ApiError."""
-        limits = self.budget.limits
-        wanted: dict[str, float | None] = {kind: getattr(limits, kind) for kind in KINDS}
-        if self.setup.settings.strategy == "direct":  # one generation for each choice, and nothing besides
-            most = self.request.n * (self.request.token_limit() or self.setup.settings.max_tokens)
-            wanted |= NOTHING | {"tokens": min(most, limits.tokens or most)}
-        self.budget, self.counted = await account.open(limits, wanted), True
-
-    def composed(self) -> Kind | None:
-        """Return the type of "answer" where the answer is to be {"reasoning", "answer"} and the server makes that."""
-        if self.setup.settings.strategy == "direct":  # the engine writes both itself
-            return None
-        return composed(self.request.response_format)
-
-    def formatted(self) -> bool:
-        """Return whether the client wants a format that a final call of the engine has to keep to."""
-        asked = self.request.response_format or {}
-        return asked.get("type", "text") != "text" or bool((self.request.model_extra or {}).get("structured_outputs"))
-
-    def comes_whole(self) -> bool:
-        """Return whether the answer has parts that only a whole response of the engine has in one place."""
-        asked = self.request.model_extra or {}
-        return not self.request.stream and bool(asked.get("logprobs") or self.request.tools)
-
-    def left_out(self) -> frozenset[str]:
-        """Return the client's fields that the strategy or the server sees to, and not the engine."""
-        acts = {"tools", "tool_choice", "parallel_tool_calls"} if self.setup.settings.strategy == "react" else set()
-        return frozenset(acts | ({"response_format"} if self.composed() else set()))
-
-    def ground(self, choice: int, messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
-        """Return the trained prompt over ``passages``, and keep it for feedback: choices may find different ones."""
-        search = self.setup.settings.search
-        assert search is not None, "only names with an index ground their prompts"
-        prompt = grounded_conversation(with_plain_contents(messages), passages, search.passage_words, search.guard)
-        self.prompts[choice] = prompt
-        return prompt
-
-    def show(self, passage: Passage) -> str:
-        """Return a passage as the trained prompt would show it, what speaks to the model in it guarded against."""
-        search = self.setup.settings.search
-        assert search is not None, "only names with an index have passages to show"
-        return as_prompted(passage, search.passage_words, search.guard)
-
-    async def response(self) -> dict[str, Any]:
-        """Return the whole answer. Raises ApiError."""
-        try:
-            async with aclosing(self._service.events(self)) as events:
-                async for index, event in events:
-                    self.choices[index].add(event)
-        except Exception as error:
-            raise self._service.failure(error) from error
-        self._service.finish(self)
-        return self.envelope.response(self.choices, self.budget)
-
-    async def stream(self) -> AsyncGenerator[str, None]:
-        """Yield server-sent lines; a failure after the first token becomes the last line.
-
-        Raises:
-            ApiError: it failed before there was anything to send, so that the status can still say so.
-        """
-        sent = False
-        opened: set[int] = set()
-        try:
-            async with aclosing(self._service.events(self)) as events:
-                async for index, event in events:
-                    self.choices[index].add(event)
-                    if not isinstance(event, Piece):
-                        continue
-                    if index not in opened:
-                        opened.add(index)
-                        yield _line(self.envelope.first_chunk(index))
-                    chunk = self.envelope.chunk(index, event)
-                    if chunk is not None:
-                        if not sent:
-                            self._service.first_token(self)
-                        sent = True
-                        yield _line(chunk)
-        except Exception as error:
-            failure = self._service.failure(error)
-            if not opened:
-                raise failure from error
-            yield _line(failure.body())
-            return
-        self._service.finish(self)
-        for index, choice in enumerate(self.choices):
-            yield _line(self.envelope.last_chunk(index, choice, self.budget))
-        if self.request.include_usage():
-            yield _line(self.envelope.usage_chunk(self.choices))
-        yield "data: [DONE]\n\n"
-
-
-def with_plain_contents(messages: Sequence[Message]) -> list[Message]:
-    """Return the messages with lists of text parts joined to strings, which prompts are built from."""
-    return [{**message, "content": text_of(message)} for message in messages]
-
-
-def _line(chunk: dict[str, Any]) -> str:
-    return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, str]:

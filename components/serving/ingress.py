@@ -21,6 +21,8 @@ from components.serving.metrics import Metrics
 from components.serving.requests import CompletionRequest, EmbeddingRequest, FeedbackRequest, SearchRequest
 from components.serving.settings import EngineOptions, KeyBudgets, KeyLimits, Mode, ServedName
 from components.serving.similarity import Similarity
+from components.serving.tracing import Tracing
+from components.spans import Span
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class ServingPlan:
     adapters: tuple[Adapter, ...] = ()  # at the start; an `adapter` in `names` is the address of one of them
     aliases: dict[str, str] = field(default_factory=dict)  # name@alias → version
     adapter_memory: str | None = None  # file that keeps what changes later
+    tracing: Tracing | None = None  # where chat requests leave traces, if any do
 
 
 class Ingress:
@@ -82,7 +85,9 @@ class Ingress:
         find = self.find_passages if search is not None and plan.index else None
         score = self.score if scorer is not None else None
         similar = Similarity(self.vectors) if search is not None and plan.embedder else None
-        self.chat = ChatService(engine, find, self.metrics, self._recent, self._retry_after_s, score, similar)
+        self.chat = ChatService(
+            engine, find, self.metrics, self._recent, self._retry_after_s, score, similar, plan.tracing
+        )
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Return the app that Ray Serve puts behind its proxy."""
@@ -149,12 +154,18 @@ class Ingress:
             return None
         return Account(self._ledger, name, self.metrics, self._retry_after_s)
 
-    async def find_passages(self, query: str, k: int, mode: Mode, where: str | None = None) -> list[dict[str, Any]]:
-        """Return the ``k`` best passages of the index, best first. Raises ApiError."""
+    async def find_passages(
+        self, query: str, k: int, mode: Mode, where: str | None = None, trace: Span | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the ``k`` best passages of the index, best first; the stages go into ``trace``. Raises ApiError."""
         if self._search is None or not self.plan.index:
             raise ApiError(404, "This server has no index: give it one with index=….", code="no_index")
         try:
-            return await self._search.search.remote(query, k, mode, where)
+            if trace is None:
+                return await self._search.search.remote(query, k, mode, where)
+            found, stages = await self._search.traced_search.remote(query, k, mode, where)
+            trace.parts += stages
+            return found
         except Exception as error:
             raise from_exception(error, self._retry_after_s) from error
 

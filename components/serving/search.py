@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.serving.settings import Mode, ServedName
+from components.spans import Span
 
 
 class SearchServer:
@@ -39,18 +40,27 @@ class SearchServer:
         """
         return await asyncio.to_thread(self._search, query, k, mode, where)
 
+    async def traced_search(
+        self, query: str, k: int, mode: Mode, where: str | None
+    ) -> tuple[list[dict[str, Any]], list[Span]]:
+        """Return what ``search`` does, and the stages that it took."""
+        whole = Span("search", "CHAIN")
+        return await asyncio.to_thread(self._search, query, k, mode, where, whole), whole.parts
+
     async def embed(self, texts: list[str]) -> dict[str, Any]:
         """Return ``vectors``, one for each text, and the count of ``tokens`` in the texts."""
         vectors = await asyncio.to_thread(self._embed, texts)
         tokens = sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(texts))
         return {"vectors": vectors, "tokens": tokens}
 
-    def _search(self, query: str, k: int, mode: Mode, where: str | None) -> list[dict[str, Any]]:
+    def _search(
+        self, query: str, k: int, mode: Mode, where: str | None, trace: Span | None = None
+    ) -> list[dict[str, Any]]:
         from components.retrieval import abstain
 
         if mode not in self._retrievers:  # two first requests may both open it: the later one stays
             self._retrievers[mode] = self._opened(mode)
-        hits = self._retrievers[mode].search(query, k, where)
+        hits = self._retrievers[mode].search(query, k, where, trace=trace)
         sure = {}
         if mode == "auto" and self._abstention:
             sure = {"answerable": abstain.answers(hits, self._abstention)}

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from components import storage as place
 from components.config import UserError
+from components.spans import Span
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from components.tracking.traces import Measure
+
 PARENT_VARIABLE = "RAYLIGN_PARENT_RUN"
-_KEY, _RESULT, _WORKFLOW = "raylign.key", "raylign.result", "raylign.workflow"
-_SECONDS, _PARENT = "raylign.seconds", "mlflow.parentRunId"
+_KEY, _RESULT, _PARENT = "raylign.key", "raylign.result", "mlflow.parentRunId"
+WORKFLOW, SECONDS = "raylign.workflow", "raylign.seconds"  # tags of every run
 _TAG_LIMIT = 8_000  # characters that MLflow's SQL store takes in one tag
 logger = logging.getLogger(__name__)
 
@@ -87,6 +90,21 @@ class Run:
         """Write a table, column by column, to the run's artefacts as the file ``name`` (.json); the UI shows it."""
         self._client.log_table(self.id, dict(columns), name)
 
+    def log_traces(
+        self, wholes: Sequence[Span], expected: Sequence[Mapping[str, Any]], measures: "Mapping[str, Measure]"
+    ) -> None:
+        """Write the steps behind answers as traces of the run, and have ``mlflow.genai`` score them.
+
+        Args:
+            expected: what a right answer has, of each.
+            measures: what scores an answer, by the name of its assessment.
+        """
+        from components.tracking.traces import score_traces, write_trace
+
+        experiment_id = self._client.get_run(self.id).info.experiment_id
+        ids = [write_trace(self.tracking_uri, experiment_id, whole, run_id=self.id) for whole in wholes]
+        score_traces(self.tracking_uri, self.id, ids, expected, measures)
+
     def adopt(self, run_ids: Sequence[str]) -> None:
         """Make this run the parent of other runs."""
         for run_id in run_ids:
@@ -141,7 +159,7 @@ def find_result(storage: Path, experiment: str, workflow: str, key: str) -> Fini
         result = Result(**json.loads(found.data.tags[_RESULT]))
         missing = [path for path in _paths(result.outputs) if not _is_there(path)]
         if not missing:
-            seconds = float(found.data.tags.get(_SECONDS, 0.0))
+            seconds = float(found.data.tags.get(SECONDS, 0.0))
             return Finished(found.info.run_id, result, seconds)
         logger.warning("%s is done (run %s), but %s is gone: doing it again", workflow, found.info.run_id, missing[0])
     return None
@@ -171,7 +189,7 @@ def open_run(
     uri = tracking_uri(storage)
     client = client_of(uri)
     interrupted = _search(storage, experiment, key, "!= 'REOPENED'" if reopen else "!= 'FINISHED'")
-    tags = {_KEY: key, _WORKFLOW: workflow, **facts}
+    tags = {_KEY: key, WORKFLOW: workflow, **facts}
     if parent := parent or os.environ.get(PARENT_VARIABLE):
         tags[_PARENT] = parent
     if interrupted:
@@ -181,7 +199,7 @@ def open_run(
             client.set_tag(run_id, tag, value)
         logger.info("going on with run %s", run_id)
     else:
-        created = client.create_run(_experiment_id(client, storage, experiment), tags=tags, run_name=name or workflow)
+        created = client.create_run(experiment_of(uri, storage, experiment), tags=tags, run_name=name or workflow)
         run_id = created.info.run_id
     folder = storage / workflow / key[:12]
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +222,7 @@ def finish_run(run: Run, result: Result, seconds: float) -> None:
     curves = {name for name in result.metrics if name in known and _is_curve(client, run.id, name)}
     if single := {name: value for name, value in result.metrics.items() if name not in curves}:
         run.log_metrics(single)  # the end of a curve is there already, and at step 0 it would stand at its beginning
-    client.set_tag(run.id, _SECONDS, f"{seconds:.1f}")
+    client.set_tag(run.id, SECONDS, f"{seconds:.1f}")
     client.set_tag(run.id, _RESULT, text)
     client.set_terminated(run.id, "FINISHED")
 
@@ -220,38 +238,6 @@ def log_params(run: Run, params: Mapping[str, Any]) -> None:
     known = client_of(run.tracking_uri).get_run(run.id).data.params
     fresh = [Param(name, str(value)[:6000]) for name, value in params.items() if name not in known]
     client_of(run.tracking_uri).log_batch(run.id, params=fresh)
-
-
-def describe_run(storage: Path, run_id: str) -> dict[str, Any]:
-    """Return a run's id, workflow, status (done, running, failed …) and seconds.
-
-    Raises:
-        UserError: there is no such run.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = client_of(tracking_uri(storage)).get_run(run_id)
-    except MlflowException as error:
-        raise UserError(f"there is no MLflow run {run_id} in {tracking_uri(storage)}") from error
-    tags, status = found.data.tags, found.info.status
-    return {
-        "run_id": run_id,
-        "workflow": tags.get(_WORKFLOW, ""),
-        "status": "done" if status == "FINISHED" else status.lower(),
-        "seconds": float(tags.get(_SECONDS, 0.0)),
-    }
-
-
-def read_curves(storage: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
-    """Return metric name → [(step, value)] in order of step, for metrics that were logged more than once."""
-    client = client_of(tracking_uri(storage))
-    curves = {}
-    for name in client.get_run(run_id).data.metrics:
-        points = sorted({(point.step, point.value) for point in client.get_metric_history(run_id, name)})
-        if len(points) > 1:
-            curves[name] = points
-    return curves
 
 
 def _paths(value: Any) -> Iterator[str]:
@@ -276,9 +262,11 @@ def _search(storage: Path, experiment: str, key: str, status: str) -> list[Any]:
     return list(client.search_runs([found.experiment_id], query, order_by=["attributes.start_time DESC"]))
 
 
-def _experiment_id(client: "MlflowClient", storage: Path, experiment: str) -> str:
+def experiment_of(uri: str, storage: Path, experiment: str) -> str:
+    """Return the id of an experiment, which is made if it is not there."""
     from mlflow.exceptions import MlflowException
 
+    client = client_of(uri)
     found = client.get_experiment_by_name(experiment)
     if found is not None:
         return found.experiment_id

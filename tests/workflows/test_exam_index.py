@@ -7,39 +7,14 @@ import pytest
 
 from components.config import UserError
 from components.data import search, store
-from components.data.records import PASSAGE, passage_schema
-from components.models.sources import digest, resolve
+from components.data.records import passage_schema
+from components.models.sources import resolve
 from components.retrieval import communities, exam, facts
-from components.retrieval.embed import Embedder
 from components.retrieval.exam import ExamConfig
 from components.serving.search import SearchServer, check_modes, summaries_of
 from components.serving.settings import SearchOptions, ServedName
+from tests.workflows.deeds import write_deeds
 from workflows.exam_index import ExamIndex, main
-
-THINGS = (
-    "queue",
-    "heap",
-    "lock",
-    "socket",
-    "thread",
-    "buffer",
-    "cursor",
-    "parser",
-    "timer",
-    "cache",
-    "folder",
-    "token",
-)
-DEEDS = {
-    "Close": "releases what it holds",
-    "Copy": "keeps the times of change",
-    "Merge": "puts equal entries together",
-    "Rotate": "moves every entry by one place",
-    "Validate": "finds entries that break a rule",
-    "Compress": "makes it smaller without losing anything",
-    "Encrypt": "hides its contents from strangers",
-    "Count": "tells how many entries there are",
-}
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +24,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def index(tmp_path: Path, minilm: Path) -> str:
-    rows = []
-    for thing in THINGS:
-        for deed, effect in DEEDS.items():
-            name = f"{thing}.{deed.lower()}"
-            text = (
-                f"{name}()\n\n{deed} the {thing}, which {effect}. Raises {thing.title()}Error if the {thing} is broken."
-            )
-            shared = dict.fromkeys(PASSAGE.names, name) | {"corpus": "c", "metadata": '{"kind": "function"}'}
-            place = {"group": thing, "start": 0, "end": len(text), "n_tokens": 25, "embedder": digest(minilm)}
-            rows.append(shared | place | {"text": text})
-    vectors = Embedder(minilm).documents([row["text"] for row in rows])
-    rows = [row | {"vector": vector} for row, vector in zip(rows, vectors, strict=True)]
-    uri = str(tmp_path / "lancedb")
-    store.write(uri, "passages", rows, schema=passage_schema(384), key="passage_id")
-    return search.create_fulltext(f"{uri}#passages", "text")
+    return write_deeds(str(tmp_path / "lancedb"), minilm)
 
 
 def test_an_exam_is_kept_with_its_version_and_a_worse_version_does_not_get_the_tag(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from components.tracking.history import read_curves
 from components.tracking.lineage import read_lineage
-from components.tracking.run import read_curves
 from tests.components.models.heads import with_heads_twice
 from tests.workflows import warm
 

@@ -11,7 +11,7 @@ from components.data.chat import ChatTemplate
 from components.models.folder import digest
 from components.models.load import load_model, load_tokenizer
 from components.models.rewards import RewardInfo, load_base
-from components.tracking.run import read_curves
+from components.tracking.history import read_curves
 from tests.workflows.toy import pipeline_of, run_apart, write_tables
 
 YAML = """

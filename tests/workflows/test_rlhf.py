@@ -15,7 +15,7 @@ import pytest
 
 from components.data import store
 from components.data.records import PREFERENCE
-from components.tracking.run import read_curves
+from components.tracking.history import read_curves
 from tests.workflows import warm
 from tests.workflows.toy import clusterless
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from components.tracking.run import Result, describe_run, find_result, finish_run, open_run, read_curves
+from components.tracking.history import describe_run, read_curves
+from components.tracking.run import Result, find_result, finish_run, open_run
 
 
 def _open(storage: Path, key: str, **options):

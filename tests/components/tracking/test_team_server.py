@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from components.tracking.run import Result, find_result, finish_run, open_run, read_curves
+from components.tracking.history import read_curves
+from components.tracking.run import Result, find_result, finish_run, open_run
 from tests.object_store import free_port, mlflow_server
 
 ROOT = Path(__file__).resolve().parents[3]

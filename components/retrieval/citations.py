@@ -43,15 +43,27 @@ def cite(answer: str, passages: Sequence[Mapping[str, Any]]) -> tuple[list[Citat
     """
     best: dict[int, Citation] = {}
     unknown: list[int] = []
-    for mark in _MARK.finditer(answer):
-        number = int(mark[1])
-        if not 1 <= number <= len(passages):
-            unknown.append(number)
-            continue
-        found = _quote(claim_of(answer, mark.start(), mark.end()), number, passages[number - 1])
-        if number not in best or found.support > best[number].support:
-            best[number] = found
+    for mark, (_, found) in zip(_MARK.finditer(answer), marks(answer, passages), strict=True):
+        if found is None:
+            unknown.append(int(mark[1]))
+        elif found.marker not in best or found.support > best[found.marker].support:
+            best[found.marker] = found
     return list(best.values()), list(dict.fromkeys(unknown))
+
+
+def marks(answer: str, passages: Sequence[Mapping[str, Any]]) -> list[tuple[str, Citation | None]]:
+    """Return each mark's sentence and its citation, in their order; None where the mark names no passage."""
+    found: list[tuple[str, Citation | None]] = []
+    for mark in _MARK.finditer(answer):
+        number, claim = int(mark[1]), claim_of(answer, mark.start(), mark.end())
+        known = 1 <= number <= len(passages)
+        found.append((claim, _quote(claim, number, passages[number - 1]) if known else None))
+    return found
+
+
+def supported(claim: str, passages: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a sentence of some passage supports the claim."""
+    return any(_quote(claim, number, passage).verified for number, passage in enumerate(passages, 1))
 
 
 @dataclass(frozen=True)

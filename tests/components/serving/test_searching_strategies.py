@@ -188,13 +188,14 @@ def test_a_choice_that_stops_waiting_for_a_search_leaves_it_to_the_others():
     async def both():
         asked, found = [], asyncio.Event()
 
-        async def find(query, k, mode, where):
+        async def find(query, k, mode, where, trace):
             asked.append(query)
             await found.wait()
             return PASSAGES[:k]
 
         service = ChatService(None, find, Metrics(), RecentRequests(), 3)
-        retrieve = service._retrieve_once(NameSetup(ServedName(name="it", search=SearchOptions(passages=1)), None, ""))
+        setup = NameSetup(ServedName(name="it", search=SearchOptions(passages=1)), None, "")
+        retrieve = service._retrieve_once(setup, None)
         first, second = (asyncio.create_task(retrieve("q")) for _ in range(2))
         await asyncio.sleep(0.01)
         first.cancel()

@@ -208,8 +208,11 @@ def open_run(
     try:
         yield Run(run_id, key, workflow, folder, cache, uri, address or str(storage))
     except BaseException as error:
-        client.set_tag(run_id, "raylign.error", f"{type(error).__name__}: {error}"[:_TAG_LIMIT])
-        client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        try:
+            client.set_tag(run_id, "raylign.error", f"{type(error).__name__}: {error}"[:_TAG_LIMIT])
+            client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        except Exception:  # a full disk, say, ends both: what came first is what a person has to know
+            logger.exception("the MLflow store %s did not take that run %s failed", uri, run_id)
         raise
 
 

@@ -38,6 +38,18 @@ def test_a_failed_run_is_gone_on_with(mlflow_storage: Path) -> None:
         assert (second.dir / "checkpoint").read_text() == "state"
 
 
+def test_a_store_that_fails_as_well_does_not_hide_what_failed_first(mlflow_storage: Path, monkeypatch, caplog) -> None:
+    from mlflow import MlflowClient
+
+    def full(*_, **__):
+        raise OSError("disk is full")
+
+    with pytest.raises(RuntimeError, match="boom"), _open(mlflow_storage, uuid.uuid4().hex) as run:
+        monkeypatch.setattr(MlflowClient, "set_tag", full)
+        raise RuntimeError("boom")
+    assert f"did not take that run {run.id} failed" in caplog.text and "disk is full" in caplog.text
+
+
 def test_a_finished_run_is_reopened_only_when_asked(mlflow_storage: Path) -> None:
     key = uuid.uuid4().hex
     with _open(mlflow_storage, key) as first:

@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,6 @@ from tests.clusters import hosts as machines
 from tests.clusters.own_cluster import JOB_TIMEOUT_S, STEPS, Cluster, assert_same_model, model_of, of_ray, steps_told
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(1800)]
-_FAKE_TIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
 def test_two_workers_on_two_hosts_train_a_model(undisturbed: Path) -> None:
@@ -70,33 +69,6 @@ def test_a_slow_network_changes_nothing(cluster: Cluster, undisturbed: Path, tmp
     finally:
         for host in cluster.hosts:
             machines.slow(host, None)
-    assert_same_model(trained, undisturbed)
-
-
-@pytest.fixture
-def wrong_clocks(cluster: Cluster) -> Iterator[None]:
-    """One host an hour ahead of the head, another an hour behind: any two of the three differ."""
-    if not _FAKE_TIME.is_file():
-        pytest.skip("libfaketime is not installed (apt-get install faketime)")
-    pages = [host.home / ".bashrc" for host in cluster.hosts[1:]]
-    kept = [page.read_text() for page in pages]
-    for page, text, offset in zip(pages, kept, ("+3600s", "-3600s"), strict=True):
-        page.write_text(f"{text}\nexport LD_PRELOAD={_FAKE_TIME} FAKETIME={offset} FAKETIME_DONT_FAKE_MONOTONIC=1\n")
-    try:
-        cluster.up()
-        for host in cluster.hosts[1:]:
-            (raylet,) = [process for process, line in of_ray(host).items() if "/raylet " in line]
-            assert b"FAKETIME=" in Path(f"/proc/{raylet}/environ").read_bytes()
-        yield
-    finally:
-        for page, text in zip(pages, kept, strict=True):
-            page.write_text(text)
-        cluster.up()
-
-
-@pytest.mark.usefixtures("wrong_clocks")
-def test_clocks_that_differ_by_hours_change_nothing(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:
-    trained = model_of(cluster.submit(cluster.shared / "clocks", tmp_path / "log"), tmp_path / "log")
     assert_same_model(trained, undisturbed)
 
 

@@ -54,12 +54,11 @@ def main(config: Evaluate, run: "Run") -> "Result":
         with ray_session(config.ray, config.storage):
             return sit(config.reasoning, config.model, config.storage, run, name=config.name, seed=config.seed)
     template = ChatTemplate.from_folder(model := sources.resolve(config.model, run.cache))
-    if config.what in ("rag", "injections"):
-        shared = (run, template, model, config.engine, config.seed)
+    over_passages: dict[str, Any] = {"rag": rag_evaluation, "injections": injection_evaluation}
+    if measured := over_passages.get(config.what):
+        asked = (getattr(config, config.what), run, template, model, config.engine, config.seed)
         with ray_session(config.ray, config.storage):
-            if config.what == "rag":
-                return Result(*rag_evaluation.run_evaluation(config.rag, *shared))
-            return Result(*injection_evaluation.run_evaluation(config.injections, *shared))
+            return Result(*measured.run_evaluation(*asked))
     return answers(config, HeldOut(model, template, run, config.seed))
 
 

@@ -43,7 +43,7 @@ def faithfulness(one: Answered) -> float | None:
 
 def citation_precision(one: Answered) -> float | None:
     """Return the share of the answer's marks whose passage supports their sentence; of answers that cite."""
-    held = [citation is not None and citation.verified for _, citation in marks(one["answer"], one["passages"])]
+    held = [citation is not None and citation.verified for _, _, citation in marks(one["answer"], one["passages"])]
     return sum(held) / len(held) if held else None
 
 
@@ -52,7 +52,7 @@ def citation_recall(one: Answered) -> float | None:
     claims = _claims(one)
     if not claims:
         return None
-    proven = {_bare(claim) for claim, own in marks(one["answer"], one["passages"]) if own and own.verified}
+    proven = {_bare(claim) for _, claim, own in marks(one["answer"], one["passages"]) if own and own.verified}
     return sum(_bare(claim) in proven for claim in claims) / len(claims)
 
 

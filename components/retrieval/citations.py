@@ -43,7 +43,7 @@ def cite(answer: str, passages: Sequence[Mapping[str, Any]]) -> tuple[list[Citat
     """
     best: dict[int, Citation] = {}
     unknown: list[int] = []
-    for mark, (_, found) in zip(_MARK.finditer(answer), marks(answer, passages), strict=True):
+    for mark, _, found in marks(answer, passages):
         if found is None:
             unknown.append(int(mark[1]))
         elif found.marker not in best or found.support > best[found.marker].support:
@@ -51,13 +51,13 @@ def cite(answer: str, passages: Sequence[Mapping[str, Any]]) -> tuple[list[Citat
     return list(best.values()), list(dict.fromkeys(unknown))
 
 
-def marks(answer: str, passages: Sequence[Mapping[str, Any]]) -> list[tuple[str, Citation | None]]:
-    """Return each mark's sentence and its citation, in their order; None where the mark names no passage."""
-    found: list[tuple[str, Citation | None]] = []
+def marks(answer: str, passages: Sequence[Mapping[str, Any]]) -> list[tuple[re.Match[str], str, Citation | None]]:
+    """Return each mark with its sentence and its citation, in their order; None where it names no passage."""
+    found: list[tuple[re.Match[str], str, Citation | None]] = []
     for mark in _MARK.finditer(answer):
         number, claim = int(mark[1]), claim_of(answer, mark.start(), mark.end())
         known = 1 <= number <= len(passages)
-        found.append((claim, _quote(claim, number, passages[number - 1]) if known else None))
+        found.append((mark, claim, _quote(claim, number, passages[number - 1]) if known else None))
     return found
 
 
@@ -90,16 +90,13 @@ def repaired(answer: str, passages: Sequence[Mapping[str, Any]]) -> tuple[str, l
     parts: list[str] = []
     end = 0
     kept: set[tuple[str, int]] = set()  # (claim, passage) that are marked already
-    for mark in _MARK.finditer(answer):
-        number = int(mark[1])
-        claim = claim_of(answer, mark.start(), mark.end())
-        known = 1 <= number <= len(passages)
-        if known and _quote(claim, number, passages[number - 1]).verified:
-            kept.add((claim, number))
+    for mark, claim, found in marks(answer, passages):
+        if found is not None and found.verified:
+            kept.add((claim, found.marker))
             continue
         best = max((_quote(claim, n, one) for n, one in enumerate(passages, 1)), key=_support, default=None)
         target = best.marker if claim and best is not None and best.verified else None
-        made.append(Repair(number, target, claim))
+        made.append(Repair(int(mark[1]), target, claim))
         before = answer[end : mark.start()]
         if target is None or (claim, target) in kept:
             before, gap = before.rstrip(" "), answer[mark.end() :][:1]

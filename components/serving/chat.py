@@ -21,7 +21,7 @@ from components.serving.metrics import Metrics
 from components.serving.requests import ChatRequest
 from components.serving.settings import Mode, ServedName
 from components.serving.structured import as_json
-from components.serving.tracing import Tracing, opened, traced, verified
+from components.serving.tracing import Tracing, opened, traced
 from components.spans import Span, as_documents, step
 
 Search = Callable[[str, int, Mode, str | None, Span | None], Awaitable[list[Passage]]]
@@ -123,13 +123,16 @@ class ChatService:
             self._metrics.tokens.labels(name, "completion").inc(choice.completion_tokens - choice.reasoning_tokens)
             self._metrics.abstentions.labels(name).inc(abstains(choice.content))
             choice.mend()
-            proof = choice.proof()
+            searched = choice.passages is not None
+            with step(run.trace if searched else None, "verify", "EVALUATOR", {"answer": choice.content}) as check:
+                proof = choice.proof()
+                check.end(proof)
             for citation in proof.get("citations", ()):
                 self._metrics.citations.labels(name, "verified" if citation["verified"] else "weak").inc()
             self._metrics.citations.labels(name, "unknown").inc(len(proof.get("unknown_citations", ())))
         self._metrics.tokens.labels(name, "prompt").inc(choices[0].prompt_tokens)
         if run.trace is not None:
-            verified(run.trace, choices)
+            run.trace.end({"answer": choices[0].content, "answers": [choice.content for choice in choices]})
         messages = [_plain(message) for message in run.request.messages]
         sampling = run.request.model_dump(include={"temperature", "top_p", "seed", "max_tokens", "n"})
         self._recent.add(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.reasoning.events import Generate, Message, Piece, last_question
-from components.serving.answers import Choice
 from components.spans import Span, step
 from components.tracking.traces import Tracer
 
@@ -52,12 +51,3 @@ def traced(generate: Generate, whole: Span | None) -> Generate:
             call.end("".join(written))
 
     return noted
-
-
-def verified(whole: Span, choices: Sequence[Choice]) -> None:
-    """Note what checking the citations of complete answers found, and end the trace with the answer."""
-    for choice in choices:
-        if choice.passages is not None:
-            with step(whole, "verify", "EVALUATOR", {"answer": choice.content}) as check:
-                check.end(choice.proof())
-    whole.end({"answer": choices[0].content, "answers": [choice.content for choice in choices]})

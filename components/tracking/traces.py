@@ -127,16 +127,15 @@ class Tracer:
     def __init__(self, uri: str, experiment: str, storage: str) -> None:
         self._uri, self._experiment, self._storage = uri, experiment, storage
         self._waiting: queue.Queue[tuple[Span, dict[str, str]] | None] = queue.Queue(_WAITING)
-        self.left_out = 0
         self._thread = threading.Thread(target=self._write_all, name="traces", daemon=True)
         self._thread.start()
 
     def add(self, whole: Span, tags: Mapping[str, str]) -> None:
-        """Have a trace written; where too many wait, it is left out and counted."""
+        """Have a trace written; where too many wait, it is left out, and the log says so."""
         try:
             self._waiting.put_nowait((whole, dict(tags)))
         except queue.Full:
-            self.left_out += 1
+            logger.warning("a trace is left out: %d wait to be written already", _WAITING)
 
     def close(self) -> None:
         """Wait until what was added is written."""

@@ -83,8 +83,8 @@ class Roles:
         self._start_head()
         self.share = can_share_prompt(policy)
         # A critic that starts as a reward model has that one's adapter, which may begin below the policy's.
-        first = min(adapter.first_layer, self.starts_as.first_layer if self.starts_as else adapter.first_layer)
-        self.first_layer = self._first_layer(policy, first)
+        begins = [adapter.first_layer, *([self.starts_as.first_layer] if self.starts_as else [])]
+        self.first_layer = self._first_layer(policy, min(begins))
 
     def _first_layer(self, policy: Any, first: int) -> int:
         """Return the lowest layer that training's passes must compute, if ``first`` is the lowest that may change."""

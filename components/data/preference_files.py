@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,26 +43,48 @@ def read_preferences(path: str | Path, test_share: float, salt: str = "", source
         UserError: the file is missing, of another kind, empty, or has a malformed row (its line is named).
     """
     path = Path(path)
+    found = collect(
+        (where, read_pair(record, where, test_share, salt, source or path.name)) for where, record in file_rows(path)
+    )
+    if not found.rows:
+        raise UserError(nothing_in(path, len(found.left_out)))
+    return found
+
+
+def nothing_in(path: str | Path, left_out: int) -> str:
+    """What to say of a file that has no pair to learn from."""
+    held = f"{left_out} pairs that tie, are empty or differ before the last message" if left_out else "no rows"
+    return f"{path} holds {held}: it needs a prompt, a chosen and a rejected answer"
+
+
+def read_pair(record: Mapping[str, Any], where: str, test_share: float, salt: str, source: str) -> dict[str, Any] | str:
+    """The row of one record, or the reason why it makes none. Raises UserError where it is malformed."""
+    prompt, chosen, rejected = parse_pair(record, where)
+    if reason := _unusable(prompt, chosen, rejected):
+        return reason
+    row = preference_row(record, prompt, chosen, rejected, where, source=str(record.get("source") or source))
+    return row | {"split": split_of(_text(prompt), test_share, salt)}
+
+
+def collect(read: Iterable[tuple[str, dict[str, Any] | str]]) -> Preferences:
+    """What one file held.
+
+    Args:
+        read: where each record stands, and what ``read_pair`` made of it.
+    """
     rows: dict[str, dict[str, Any]] = {}
     copies: Counter[str] = Counter()
     left_out: list[dict[str, str]] = []
-    for where, record in file_rows(path):
-        prompt, chosen, rejected = parse_pair(record, where)
-        if reason := _unusable(prompt, chosen, rejected):
-            left_out.append({"where": where, "reason": reason})
+    for where, row in read:
+        if isinstance(row, str):
+            left_out.append({"where": where, "reason": row})
             continue
-        own = str(record.get("source") or source or path.name)
-        row = preference_row(record, prompt, chosen, rejected, where, source=own)
         copies[row["pair_id"]] += 1
         if copies[row["pair_id"]] > 1:
             left_out.append({"where": where, "reason": "repeated"})
-        row["split"] = split_of(_text(prompt), test_share, salt)
         known = rows.get(row["pair_id"], row)
         rows[row["pair_id"]] = min(known, row, key=_sorted_json)  # whatever the order of the lines
     counts = Counter(item["reason"] for item in left_out)
-    if not rows:
-        held = f"{len(left_out)} pairs that tie, are empty or differ before the last message" if left_out else "no rows"
-        raise UserError(f"{path} holds {held}: it needs a prompt, a chosen and a rejected answer")
     numbers = {reason: counts[reason] for reason in REASONS}
     return Preferences(list(rows.values()), **numbers, left_out=left_out, copies=dict(copies))
 
@@ -137,12 +159,10 @@ def demonstrations_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     return [{name: row[name] for name in names} | {"completion": row["chosen"]} for row in best.values()]
 
 
-def figures(found: Preferences, kept: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def figures(reasons: Mapping[str, int], splits: Mapping[str, int]) -> dict[str, float]:
     """Counts of what is kept in the end, by split, and of the lines that made no row, by reason."""
-    splits = [row["split"] for row in kept]
-    left_out = {name: float(getattr(found, name)) for name in REASONS}
-    return {f"pairs/{side}": float(splits.count(side)) for side in ("train", "test")} | {
-        f"dropped/{name}": number for name, number in left_out.items()
+    return {f"pairs/{side}": float(splits.get(side, 0)) for side in ("train", "test")} | {
+        f"dropped/{name}": float(reasons.get(name, 0)) for name in REASONS
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ _KEYS_PER_DELETE = 500
 
 def connect(uri: str) -> Any:
     """Return the LanceDB connection of a folder or an object-store URI; a missing folder is made."""
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of every table that is new
     import lancedb
 
     return lancedb.connect(uri, storage_options=storage.table_options(uri))
@@ -123,6 +125,26 @@ def overwrite(uri: str, name: str, rows: Sequence[dict[str, Any]] | pa.Table, sc
         return make_ref(uri, name, table.version)
 
 
+def overwrite_in_parts(uri: str, name: str, parts: Iterable[pa.Table], schema: pa.Schema) -> str:
+    """Replace the table's rows and columns in one commit by parts, one in memory at a time; see ``overwrite``."""
+    import pyarrow as pa
+
+    from components.data.schemas import as_table
+
+    batches = (batch for part in parts for batch in as_table(part, schema).to_batches())
+    with _turn(uri, name):
+        stream = pa.RecordBatchReader.from_batches(schema, batches)
+        table = connect(uri).create_table(name, data=stream, schema=schema, mode="overwrite")
+        return make_ref(uri, name, table.version)
+
+
+def drop_all(uri: str) -> None:
+    """Remove all tables of a folder that nobody else uses."""
+    connect(uri).drop_all_tables()
+    if "://" not in uri:
+        shutil.rmtree(uri, ignore_errors=True)
+
+
 def delete(uri: str, name: str, column: str, values: Sequence[str]) -> str:
     """Delete the rows whose ``column`` is one of ``values``; return the pinned ref of what is left."""
     with _turn(uri, name):
@@ -147,6 +169,12 @@ def read(
 ) -> list[dict[str, Any]]:
     """Return rows as plain dicts; ``require`` makes an empty selection an error. Raises as ``read_arrow``."""
     return read_arrow(ref, columns=columns, where=where, require=require).to_pylist()
+
+
+def stream(ref: str) -> Iterator[dict[str, Any]]:
+    """Yield all rows as plain dicts, a batch in memory at a time. Raises as ``open_table``."""
+    for batch in open_table(ref).search().limit(None).to_batches():
+        yield from batch.to_pylist()
 
 
 def read_arrow(

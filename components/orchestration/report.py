@@ -61,7 +61,7 @@ def write_report(
         evaluations={
             name: [show(evaluation.get(metric)) for metric in metrics] for name, evaluation in evaluations.items()
         },
-        sizes={name: _sample_size(evaluation) for name, evaluation in evaluations.items()},
+        sizes={metric: _sample_sizes(evaluations, metric) for metric in metrics},
         bars=evaluation_bars(evaluations) if evaluations else "",
         curves={name: curve_grid(_panels(found)) for name, found in curves.items() if _panels(found)},
         figures=figures,
@@ -81,8 +81,10 @@ def _panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
     return panels
 
 
-def _sample_size(evaluation: Evaluation) -> str:
-    return ", ".join(sorted({f"{value['n']:.0f}" for value in evaluation.values()}, key=int))
+def _sample_sizes(evaluations: Mapping[str, Evaluation], metric: str) -> str:
+    """Return how many questions a column's means are over: one number, as a rule, as all models are asked the same."""
+    asked = {int(evaluation[metric]["n"]) for evaluation in evaluations.values() if metric in evaluation}
+    return ", ".join(map(str, sorted(asked)))
 
 
 def _flatten(page: Mapping[str, Any], depth: int = 0) -> list[dict[str, Any]]:

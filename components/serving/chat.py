@@ -56,6 +56,11 @@ class ChatService:
         self._recent, self._retry_after_s = recent, retry_after_s
         self._score, self._similar = score, similar
 
+    def close(self) -> None:
+        """Have the last traces written."""
+        if self._tracer is not None:
+            self._tracer.close()
+
     def start(self, request: ChatRequest, setup: NameSetup, request_id: str) -> ChatRun:
         """Return the run of one request; nothing happens until it is asked for its response or its stream.
 

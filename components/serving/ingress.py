@@ -95,6 +95,11 @@ class Ingress:
 
         return build_asgi_app(self)
 
+    def __del__(self) -> None:
+        """End what goes on beside requests: Ray Serve calls this when it stops a replica."""
+        if hasattr(self, "chat"):  # it isn't there where __init__ failed
+            self.chat.close()
+
     def setup(self, name: str) -> NameSetup:
         """Return the set-up of a declared name, or of an adapter's address, as it is now. Raises ApiError (404)."""
         declared = self._setups.get(name)

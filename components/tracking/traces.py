@@ -15,6 +15,7 @@ from components.tracking.run import client_of, experiment_of
 
 logger = logging.getLogger(__name__)
 _WAITING = 1000  # traces that may wait to be written; more are left out
+_CLOSING_S = 5.0  # how long a server's end may wait for its traces; Ray Serve gives its replicas 20 s
 
 
 Measure = Callable[[Mapping[str, Any]], float | None]  # of ``facts_of`` a trace; None: it says nothing of this answer
@@ -152,12 +153,17 @@ class Tracer:
         except queue.Full:
             logger.warning("a trace is left out: %d wait to be written already", _WAITING)
 
-    def close(self) -> None:
-        """Wait until what was added is written."""
-        self._waiting.put(None)
-        self._thread.join()
+    def close(self, timeout_s: float = _CLOSING_S) -> None:
+        """Wait until what was added is written, or say after ``timeout_s`` that the rest is left out."""
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(None, timeout=timeout_s)
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            logger.warning("the last traces are left out: the store took them for more than %g s", timeout_s)
 
     def _write_all(self) -> None:
+        import mlflow
+
         experiment_id = None
         while (item := self._waiting.get()) is not None:
             try:
@@ -165,3 +171,4 @@ class Tracer:
                 write_trace(self._uri, experiment_id, item[0], tags=item[1])
             except Exception:  # a store that is gone must not end the thread, nor the server
                 logger.exception("a trace could not be written")
+        mlflow.flush_trace_async_logging()

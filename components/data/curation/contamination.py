@@ -83,26 +83,30 @@ def trained_texts(row: Row, config: DecontaminationConfig) -> list[tuple[str, bo
     return [(said(row["prompt"]), True), *((text, False) for text in answers if len(words(text)) >= config.ngram)]
 
 
-def matches_by_words(
-    rows: Sequence[Row], evaluated: Sequence[Evaluated], config: DecontaminationConfig
-) -> Iterator[Match]:
-    """Yield the training pairs whose prompt is an evaluated one, or that hold most n-grams of an evaluated text.
+class ByWords:
+    """Finds the training pairs whose prompt is an evaluated one, or that hold most n-grams of an evaluated text.
 
     The share is of the evaluated text's n-grams, those aside that many evaluated texts have (a system prompt, a
     form): what matters is how much of it can be learnt by heart, however long the pair is.
 
     Source: Chowdhery et al., PaLM (2022), section 8: contaminated is what has 70 % of its 8-grams in the training data.
     """
-    prompts = {tuple(words(item.text)): item for item in evaluated if item.is_prompt}
-    index = _Index(evaluated, config.ngram)
-    for row in (row for row in rows if row["split"] == "train"):
-        who = (row["pair_id"], row["prompt_id"])
-        if item := prompts.get(tuple(words(said(row["prompt"])))):
-            yield Match(*who, item, "contaminated_prompt", f"prompt of {item.where}")
-        for item, share in index.shown([said(row[name]) for name in ("prompt", "chosen", "rejected")]):
-            if share >= config.ngram_share:
-                detail = f"{share:.0%} of the {config.ngram}-grams of a text of {item.where}"
-                yield Match(*who, item, "contaminated_words", detail)
+
+    def __init__(self, evaluated: Sequence[Evaluated], config: DecontaminationConfig) -> None:
+        self._prompts = {tuple(words(item.text)): item for item in evaluated if item.is_prompt}
+        self._index, self._config = _Index(evaluated, config.ngram), config
+
+    def matches(self, rows: Iterable[Row]) -> Iterator[Match]:
+        """Yield what shows an evaluated text."""
+        size = self._config.ngram
+        for row in (row for row in rows if row["split"] == "train"):
+            who = (row["pair_id"], row["prompt_id"])
+            if item := self._prompts.get(tuple(words(said(row["prompt"])))):
+                yield Match(*who, item, "contaminated_prompt", f"prompt of {item.where}")
+            for item, share in self._index.shown([said(row[name]) for name in ("prompt", "chosen", "rejected")]):
+                if share >= self._config.ngram_share:
+                    detail = f"{share:.0%} of the {size}-grams of a text of {item.where}"
+                    yield Match(*who, item, "contaminated_words", detail)
 
 
 def matches_by_vectors(

@@ -1,9 +1,11 @@
 """Over fakes: which requests leave a trace, and what it says of answers, streams, failures and those who leave."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from components.serving.ingress import Ingress
 from components.serving.tracing import Tracing
 from components.spans import Span
 
@@ -14,10 +16,13 @@ class Kept:
     """Stands where traces are written."""
 
     def __init__(self):
-        self.traces = []
+        self.traces, self.closed = [], 0
 
     def add(self, whole, tags):
         self.traces.append((whole, tags))
+
+    def close(self):
+        self.closed += 1
 
 
 @pytest.fixture
@@ -83,6 +88,15 @@ def test_who_leaves_in_mid_answer_has_a_trace_too(traced) -> None:
     asyncio.run(leave())
     ((whole, _),) = traces
     assert whole.error.startswith("CancelledError") and whole.ended_ns is not None
+
+
+def test_a_replica_that_ray_serve_stops_writes_its_last_traces(plan, fakes, monkeypatch) -> None:
+    kept = Kept()
+    monkeypatch.setattr(Tracing, "open", lambda _: kept)
+    engine, search = fakes
+    ingress = Ingress(replace(plan, tracing=Tracing(1.0, "sqlite://", "tests", ".")), engine(), search())
+    ingress.__del__()
+    assert kept.closed == 1
 
 
 def test_the_share_is_by_the_requests_id() -> None:

@@ -1,6 +1,7 @@
 """Traces in a real MLflow store: their steps and times, their scores, and a server's thread that writes them."""
 
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -87,9 +88,6 @@ def test_a_servers_traces_are_written_beside_its_requests(mlflow_storage: Path) 
     tracer.add(_asked(), {"request_id": "beside"})
     assert time.monotonic() - began < 0.1
     tracer.close()
-    import mlflow
-
-    mlflow.flush_trace_async_logging()
     (found,) = client_of(uri).search_traces([experiment_of(uri, mlflow_storage, "served")])
     assert found.info.tags["request_id"] == "beside"
 
@@ -100,3 +98,17 @@ def test_a_store_that_is_gone_ends_neither_thread_nor_server(tmp_path: Path, cap
     tracer.add(_asked(), {})
     tracer.close()
     assert caplog.text.count("a trace could not be written") == 2
+
+
+def test_a_store_that_does_not_answer_keeps_no_server_from_ending(
+    mlflow_storage: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tracer = Tracer(f"http://127.0.0.1:{silent.getsockname()[1]}", "served", str(mlflow_storage))
+        tracer.add(_asked(), {})
+        began = time.monotonic()
+        tracer.close(timeout_s=0.5)
+        assert time.monotonic() - began < 2
+        assert "the last traces are left out" in caplog.text

@@ -1,0 +1,287 @@
+"""Own preference files that memory does not hold: read, cleaned and written in parts, by Ray Data.
+
+Pieces of files → rows → shuffled into parts → filters within a part → contamination and mix over all parts → tables.
+
+All pairs with one prompt, whatever its case and white space, are in one part. So the filters that look for equal texts
+decide as they do over all pairs at once, and what they need in memory is a part.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from components.config import UserError
+from components.data import clean as cleaning
+from components.data import data_card, preference_files, records, store
+from components.data.build import Built
+from components.data.clean import CleanConfig
+from components.data.curation import contamination, row_filters
+from components.data.curation.row_filters import Verdicts
+from components.data.curation.texts import normal, said
+from components.data.row_files import Piece, piece_rows, pieces
+from components.progress import progress
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+MOST_EVALUATED = 100_000  # test pairs whose texts and n-grams each worker holds: about 1 GB
+_ROWS_PER_BLOCK = 4096
+_READ = pa.schema(
+    [
+        ("part", pa.int32()),
+        ("file", pa.int32()),
+        ("order", pa.int64()),  # of its line within the file
+        ("where", pa.string()),
+        ("row", pa.string()),  # JSON of a row of `preferences`; null: the line makes none
+        ("reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the workers know; plain data."""
+
+    parts: int
+    config: CleanConfig
+    test_share: float
+    salt: str
+    scratch: str  # LanceDB folder of the tables of each part
+
+
+def write_files(uri: str, files: Mapping[str, Path], job: Job) -> Built:
+    """Write what ``build.write_files`` writes, one part in memory at a time; Ray has to be there.
+
+    The tables hold the same rows, part by part. ``Built.pairs`` stays empty.
+
+    Raises:
+        UserError: as ``build.write_files``; vectors would be compared, or too many test pairs with all others.
+    """
+    refuse_vectors(job.config)
+    work = list(_work(files))
+    known = [piece.size for _, _, piece in work]
+    if None not in known:
+        _refuse_evaluated(int(sum(size or 0 for size in known) * job.test_share), job)
+    try:
+        read = _read(work, job)
+        for number, path in enumerate(files.values()):
+            _refuse_empty(number, path, read)
+        return _finish(uri, read, *_verdicts(read, job), job)
+    finally:
+        store.drop_all(job.scratch)
+
+
+def refuse_vectors(config: CleanConfig) -> None:
+    """Raise a UserError where filters compare every pair with all others."""
+    if config.uses_vectors:
+        raise UserError(
+            "in parts, pairs are compared by their words and not by vectors, which would be compared across all parts: "
+            "set clean.duplicates.near=false clean.decontaminate.near=false, or parts=0 to clean all pairs at once"
+        )
+
+
+def _refuse_evaluated(pairs: int, job: Job) -> None:
+    if job.config.decontaminate.test_split and pairs > MOST_EVALUATED:
+        raise UserError(
+            f"every worker would compare its pairs with about {pairs:,} test pairs, at most {MOST_EVALUATED:,}: "
+            "make file_test_share smaller, or set clean.decontaminate.test_split=false"
+        )
+
+
+def _refuse_empty(number: int, path: Path, read: Sequence[Mapping[str, Any]]) -> None:
+    if not any(part["usable"].get(str(number)) for part in read):
+        left_out = sum(item["where"].startswith(f"{path} ") for part in read for item in part["left_out"])
+        raise UserError(preference_files.nothing_in(path, left_out))
+
+
+def _work(files: Mapping[str, Path]) -> Iterator[tuple[int, str, Piece]]:
+    """Yield (number of the file, source, piece)."""
+    for number, (source, path) in enumerate(files.items()):
+        yield from ((number, source, piece) for piece in pieces(path))
+
+
+def _read(work: Sequence[tuple[int, str, Piece]], job: Job) -> list[dict[str, Any]]:
+    """Write a table of each part and of what was dropped from it; return the parts' counts."""
+    tasks = [{"file": file, "source": source, **asdict(piece)} for file, source, piece in work]
+    rows = _dataset(tasks).map_batches(read_pieces, fn_kwargs={"job": job}, batch_size=1)
+    parts = rows.groupby("part").map_groups(clean_part, fn_kwargs={"job": job}, batch_format="pyarrow")
+    return _results(parts, job.parts, "parts read")
+
+
+def read_pieces(batch: Mapping[str, Any], job: Job) -> Iterator[pa.Table]:
+    """Yield the rows of pieces of files, each with its part; runs on a worker."""
+    for task in map(json.loads, batch["task"]):
+        file, source = task.pop("file"), task.pop("source")
+        piece, rows = Piece(**task), list[dict[str, Any]]()
+        for order, (where, record) in enumerate(piece_rows(piece), piece.before):
+            made = preference_files.read_pair(record, where, job.test_share, job.salt, source)
+            text = where if isinstance(made, str) else normal(said(made["prompt"]))
+            part = int(records.content_hash(text)[:8], 16) % job.parts
+            told = {"row": None, "reason": made} if isinstance(made, str) else {"row": json.dumps(made), "reason": None}
+            rows.append({"part": part, "file": file, "order": order, "where": where, **told})
+            if len(rows) == _ROWS_PER_BLOCK:
+                yield pa.Table.from_pylist(rows, schema=_READ)
+                rows = []
+        yield pa.Table.from_pylist(rows, schema=_READ)
+
+
+def clean_part(group: pa.Table, job: Job) -> pa.Table:
+    """Clean all that belongs to one part, as far as that can be done within it; runs on a worker."""
+    part = group.column("part")[0].as_py()
+    lines: dict[int, list[tuple[str, Any]]] = defaultdict(list)
+    for line in group.sort_by([("file", "ascending"), ("order", "ascending")]).to_pylist():
+        lines[line["file"]].append((line["where"], json.loads(line["row"]) if line["row"] else line["reason"]))
+    del group
+    found = preference_files.together([preference_files.collect(own) for own in lines.values()])
+    cleaned = cleaning.clean_exactly(found.rows, job.config, found.copies)
+    store.overwrite(job.scratch, f"read_{part}", cleaned.rows, records.PREFERENCE)
+    store.overwrite(job.scratch, f"read_dropped_{part}", cleaned.dropped, records.DROPPED)
+    usable = {str(file): sum(not isinstance(made, str) for _, made in own) for file, own in lines.items()}
+    tests = sum(row["split"] == "test" for row in cleaned.rows)
+    return _told(part=part, conflicts=cleaned.conflicts, left_out=found.left_out, usable=usable, tests=tests)
+
+
+def _verdicts(read: Sequence[Mapping[str, Any]], job: Job) -> tuple[dict[int, Verdicts], int]:
+    """(part → what the filters over all parts drop, the number of evaluated answers that were set aside)."""
+    _refuse_evaluated(sum(part["tests"] for part in read), job)
+    numbers = [part["part"] for part in read]
+    wanted = job.config.decontaminate
+    compared = numbers if wanted.test_split else []
+    tests = [row for part in compared for row in store.read(_ref(job, "read", part), where="split = 'test'")]
+    evaluated = contamination.evaluated_texts(sorted(tests, key=lambda row: row["pair_id"]), wanted)
+    verdicts, phrases = _contaminated(numbers, evaluated, job) if evaluated else ({}, 0)
+    by_part: dict[int, Verdicts] = defaultdict(dict)
+    left = []
+    for part in numbers if job.config.mix or verdicts else ():
+        for row in store.read(_ref(job, "read", part), columns=["pair_id", "split", "source"]):
+            if row["pair_id"] in verdicts:
+                by_part[part][row["pair_id"]] = verdicts[row["pair_id"]]
+            elif job.config.mix:
+                left.append(row | {"part": part})
+    mixed = row_filters.mix(left, job.config.mix, job.salt)
+    for row in left:
+        if row["pair_id"] in mixed:
+            by_part[row["part"]][row["pair_id"]] = mixed[row["pair_id"]]
+    return by_part, phrases
+
+
+def _contaminated(
+    numbers: Sequence[int], evaluated: Sequence[contamination.Evaluated], job: Job
+) -> tuple[Verdicts, int]:
+    import ray
+
+    asked = [{"part": part} for part in numbers]
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    found = _dataset(asked).map_batches(
+        Matcher,
+        fn_constructor_kwargs={"evaluated": ray.put(evaluated), "job": job},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(cpus, len(asked))),
+    )
+    told = _results(found, len(asked), "parts compared")
+    matches = [
+        contamination.Match(**{**match, "item": contamination.Evaluated(**match["item"])})
+        for part in sorted(told, key=lambda part: part["part"])
+        for match in part["matches"]
+    ]
+    return contamination.verdicts_of(matches)
+
+
+class Matcher:
+    """Compares parts with what is evaluated; an actor, as the index of that takes a while to make."""
+
+    def __init__(self, evaluated: Any, job: Job) -> None:
+        import ray
+
+        self._words, self._job = contamination.ByWords(ray.get(evaluated), job.config.decontaminate), job
+
+    def __call__(self, batch: Mapping[str, Any]) -> Iterator[pa.Table]:
+        """Yield what was found in each part."""
+        for task in map(json.loads, batch["task"]):
+            rows = store.stream(_ref(self._job, "read", task["part"]))
+            yield _told(part=task["part"], matches=[asdict(match) for match in self._words.matches(rows)])
+
+
+def _finish(
+    uri: str, read: Sequence[Mapping[str, Any]], verdicts: Mapping[int, Verdicts], phrases: int, job: Job
+) -> Built:
+    """Sort out what the verdicts say, part by part, and write the three tables, each in one commit."""
+    numbers = sorted(part["part"] for part in read)
+    tasks = [{"part": part, "verdicts": verdicts.get(part, {})} for part in numbers]
+    done = _results(
+        _dataset(tasks).map_batches(finish_part, fn_kwargs={"job": job}, batch_size=1), len(tasks), "parts sorted out"
+    )
+    splits, reasons = Counter[str](), Counter[str]()
+    for part in done:
+        splits.update(part["splits"])
+        reasons.update(part["reasons"])
+    cleaning.refuse_nothing(splits, reasons)
+    tables = {
+        output: store.overwrite_in_parts(uri, name, (store.read_arrow(_ref(job, output, n)) for n in numbers), schema)
+        for output, name, schema in (
+            ("preferences", "preferences", records.PREFERENCE),
+            ("dropped", "preferences_dropped", records.DROPPED),
+            ("demonstrations", "demonstrations", records.DEMONSTRATION),
+        )
+    }
+    found = {"conflicts": sum(part["conflicts"] for part in read), "common_answers": phrases}
+    left_out = [item for part in sorted(read, key=lambda part: part["part"]) for item in part["left_out"]]
+    pairs, dropped = store.stream(tables["preferences"]), store.stream(tables["dropped"])
+    card = data_card.describe(pairs, dropped, left_out, tables["preferences"], found)
+    counts = preference_files.figures(Counter(item["reason"] for item in left_out), splits)
+    return Built(tables, {**counts, **cleaning.figures(reasons, found), **data_card.figures(card)}, card, [], left_out)
+
+
+def finish_part(batch: Mapping[str, Any], job: Job) -> Iterator[pa.Table]:
+    """Write a part's share of the three tables; runs on a worker."""
+    for task in map(json.loads, batch["task"]):
+        part = task["part"]
+        sorted_out = cleaning.sort_out(store.read(_ref(job, "read", part)), task["verdicts"])
+        dropped = store.read(_ref(job, "read_dropped", part)) + sorted_out.dropped
+        demonstrations = preference_files.demonstrations_of(sorted_out.rows)
+        store.overwrite(job.scratch, f"preferences_{part}", sorted_out.rows, records.PREFERENCE)
+        store.overwrite(job.scratch, f"dropped_{part}", dropped, records.DROPPED)
+        store.overwrite(job.scratch, f"demonstrations_{part}", demonstrations, records.DEMONSTRATION)
+        splits = Counter(row["split"] for row in sorted_out.rows)
+        yield _told(part=part, splits=splits, reasons=Counter(row["reason"] for row in dropped))
+
+
+def _ref(job: Job, name: str, part: int) -> str:
+    return store.make_ref(job.scratch, f"{name}_{part}")
+
+
+def _dataset(tasks: Sequence[Mapping[str, Any]]) -> "Dataset":
+    """Tasks for workers, as JSON: each is a block of its own."""
+    import ray
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return ray.data.from_items([{"task": json.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
+
+
+def _told(**facts: Any) -> pa.Table:
+    """What a worker tells the driver: one row, as JSON."""
+    return pa.table({"told": [json.dumps(facts)]})
+
+
+def _results(found: "Dataset", total: int, unit: str) -> list[dict[str, Any]]:
+    """What the workers told, as it came. Raises the UserError that a worker met."""
+    from ray.exceptions import RayError
+
+    told = []
+    try:
+        for row in found.iter_rows():
+            told.append(json.loads(row["told"]))
+            progress(len(told), total, unit)
+    except RayError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is None:
+            raise
+        raise UserError(str(cause)) from error
+    return told

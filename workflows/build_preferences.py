@@ -90,9 +90,7 @@ def in_parts(config: BuildPreferences, run: "Run", files: "dict[str, Path]") -> 
     uri = f"{config.storage}/lancedb"
     cleaning, salt = config.clean or CleanConfig(), config.questions.split_salt
     job = large_files.Job(config.parts, cleaning, config.file_test_share, salt, f"{uri}/parts-{run.id}")
-    large_files.refuse_vectors(cleaning)
-    with ray_session(config.ray, config.storage):
-        return large_files.write_files(uri, files, job)
+    return large_files.write_files(uri, files, job, lambda: ray_session(config.ray, config.storage))
 
 
 def draw(config: BuildPreferences, run: "Run", asked: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:

@@ -24,7 +24,7 @@ _NORMAL_95 = 1.959964
 
 
 class _Counted:
-    """What the card says of pairs, added up one by one: a few numbers of each, so that a stream of millions will do."""
+    """What the card says of pairs, added up one by one: a few numbers of each, and its votes."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.lengths = {part: array("I") for part in PARTS}

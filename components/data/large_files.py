@@ -8,7 +8,8 @@ decide as they do over all pairs at once, and what they need in memory is a part
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +32,15 @@ if TYPE_CHECKING:
 
 MOST_EVALUATED = 100_000  # test pairs whose texts and n-grams each worker holds: about 1 GB
 _ROWS_PER_BLOCK = 4096
+_LEAST_PARTITIONS = 200  # of the shuffle: as many as Ray Data makes if nobody asks
+_LAST = 2**31  # sorts after every file
 _READ = pa.schema(
     [
         ("part", pa.int32()),
         ("file", pa.int32()),
         ("order", pa.int64()),  # of its line within the file
         ("where", pa.string()),
-        ("row", pa.string()),  # JSON of a row of `preferences`; null: the line makes none
+        ("row", pa.large_string()),  # JSON of a row of `preferences`; null: the line makes none
         ("reason", pa.string()),
     ]
 )
@@ -54,24 +57,34 @@ class Job:
     scratch: str  # LanceDB folder of the tables of each part
 
 
-def write_files(uri: str, files: Mapping[str, Path], job: Job) -> Built:
-    """Write what ``build.write_files`` writes, one part in memory at a time; Ray has to be there.
+def write_files(
+    uri: str, files: Mapping[str, Path], job: Job, session: Callable[[], AbstractContextManager[None]]
+) -> Built:
+    """Write what ``build.write_files`` writes, in parts.
 
-    The tables hold the same rows, part by part. ``Built.pairs`` stays empty.
+    The tables hold the same rows, part by part; ``Built.pairs`` stays empty. The driver holds the ids of all training
+    pairs where there is a mix, the votes of all pairs, and the lines that make no pair; otherwise a few numbers a pair.
+
+    Args:
+        session: connects to Ray, when all that can be refused has been.
 
     Raises:
         UserError: as ``build.write_files``; vectors would be compared, or too many test pairs with all others.
     """
     refuse_vectors(job.config)
+    contamination.evaluated_texts([], job.config.decontaminate)  # a table that is not there is told now
     work = list(_work(files))
     known = [piece.size for _, _, piece in work]
     if None not in known:
         _refuse_evaluated(int(sum(size or 0 for size in known) * job.test_share), job)
     try:
-        read = _read(work, job)
-        for number, path in enumerate(files.values()):
-            _refuse_empty(number, path, read)
-        return _finish(uri, read, *_verdicts(read, job), job)
+        with session():
+            read = _read(work, job)
+            for number, path in enumerate(files.values()):
+                if not any(part["usable"].get(str(number)) for part in read):
+                    left_out = sum(file == number for part in read for file, _, _ in part["left_out"])
+                    raise UserError(preference_files.nothing_in(path, left_out))
+            return _finish(uri, read, *_verdicts(read, job), job)
     finally:
         store.drop_all(job.scratch)
 
@@ -93,33 +106,33 @@ def _refuse_evaluated(pairs: int, job: Job) -> None:
         )
 
 
-def _refuse_empty(number: int, path: Path, read: Sequence[Mapping[str, Any]]) -> None:
-    if not any(part["usable"].get(str(number)) for part in read):
-        left_out = sum(item["where"].startswith(f"{path} ") for part in read for item in part["left_out"])
-        raise UserError(preference_files.nothing_in(path, left_out))
-
-
 def _work(files: Mapping[str, Path]) -> Iterator[tuple[int, str, Piece]]:
-    """Yield (number of the file, source, piece)."""
+    """Yield (number of the file, source, piece). Raises UserError where a file has none, or as ``pieces``."""
     for number, (source, path) in enumerate(files.items()):
-        yield from ((number, source, piece) for piece in pieces(path))
+        found = pieces(path)
+        if not found:
+            raise UserError(preference_files.nothing_in(path, 0))
+        yield from ((number, source, piece) for piece in found)
 
 
 def _read(work: Sequence[tuple[int, str, Piece]], job: Job) -> list[dict[str, Any]]:
     """Write a table of each part and of what was dropped from it; return the parts' counts."""
-    tasks = [{"file": file, "source": source, **asdict(piece)} for file, source, piece in work]
+    tasks = [
+        {"file": file, "source": source, "number": number, "of": len(work), "piece": asdict(piece)}
+        for number, (file, source, piece) in enumerate(work, 1)
+    ]
     rows = _dataset(tasks).map_batches(read_pieces, fn_kwargs={"job": job}, batch_size=1)
-    parts = rows.groupby("part").map_groups(clean_part, fn_kwargs={"job": job}, batch_format="pyarrow")
+    shuffled = rows.groupby("part", num_partitions=max(_LEAST_PARTITIONS, job.parts))
+    parts = shuffled.map_groups(clean_part, fn_kwargs={"job": job}, batch_format="pyarrow")
     return _results(parts, job.parts, "parts read")
 
 
 def read_pieces(batch: Mapping[str, Any], job: Job) -> Iterator[pa.Table]:
     """Yield the rows of pieces of files, each with its part; runs on a worker."""
     for task in map(json.loads, batch["task"]):
-        file, source = task.pop("file"), task.pop("source")
-        piece, rows = Piece(**task), list[dict[str, Any]]()
+        file, piece, rows = task["file"], Piece(**task["piece"]), list[dict[str, Any]]()
         for order, (where, record) in enumerate(piece_rows(piece), piece.before):
-            made = preference_files.read_pair(record, where, job.test_share, job.salt, source)
+            made = preference_files.read_pair(record, where, job.test_share, job.salt, task["source"])
             text = where if isinstance(made, str) else normal(said(made["prompt"]))
             part = int(records.content_hash(text)[:8], 16) % job.parts
             told = {"row": None, "reason": made} if isinstance(made, str) else {"row": json.dumps(made), "reason": None}
@@ -128,22 +141,25 @@ def read_pieces(batch: Mapping[str, Any], job: Job) -> Iterator[pa.Table]:
                 yield pa.Table.from_pylist(rows, schema=_READ)
                 rows = []
         yield pa.Table.from_pylist(rows, schema=_READ)
+        progress(task["number"], task["of"], "pieces of files")
 
 
 def clean_part(group: pa.Table, job: Job) -> pa.Table:
     """Clean all that belongs to one part, as far as that can be done within it; runs on a worker."""
     part = group.column("part")[0].as_py()
     lines: dict[int, list[tuple[str, Any]]] = defaultdict(list)
+    places = {}
     for line in group.sort_by([("file", "ascending"), ("order", "ascending")]).to_pylist():
         lines[line["file"]].append((line["where"], json.loads(line["row"]) if line["row"] else line["reason"]))
-    del group
+        places[line["where"]] = (line["file"], line["order"])
     found = preference_files.together([preference_files.collect(own) for own in lines.values()])
     cleaned = cleaning.clean_exactly(found.rows, job.config, found.copies)
     store.overwrite(job.scratch, f"read_{part}", cleaned.rows, records.PREFERENCE)
     store.overwrite(job.scratch, f"read_dropped_{part}", cleaned.dropped, records.DROPPED)
     usable = {str(file): sum(not isinstance(made, str) for _, made in own) for file, own in lines.items()}
     tests = sum(row["split"] == "test" for row in cleaned.rows)
-    return _told(part=part, conflicts=cleaned.conflicts, left_out=found.left_out, usable=usable, tests=tests)
+    left_out = [(*places.get(item["where"], (_LAST, 0)), item) for item in found.left_out]
+    return _told(part=part, conflicts=cleaned.conflicts, left_out=left_out, usable=usable, tests=tests)
 
 
 def _verdicts(read: Sequence[Mapping[str, Any]], job: Job) -> tuple[dict[int, Verdicts], int]:
@@ -154,25 +170,25 @@ def _verdicts(read: Sequence[Mapping[str, Any]], job: Job) -> tuple[dict[int, Ve
     compared = numbers if wanted.test_split else []
     tests = [row for part in compared for row in store.read(_ref(job, "read", part), where="split = 'test'")]
     evaluated = contamination.evaluated_texts(sorted(tests, key=lambda row: row["pair_id"]), wanted)
-    verdicts, phrases = _contaminated(numbers, evaluated, job) if evaluated else ({}, 0)
-    by_part: dict[int, Verdicts] = defaultdict(dict)
-    left = []
-    for part in numbers if job.config.mix or verdicts else ():
-        for row in store.read(_ref(job, "read", part), columns=["pair_id", "split", "source"]):
-            if row["pair_id"] in verdicts:
-                by_part[part][row["pair_id"]] = verdicts[row["pair_id"]]
-            elif job.config.mix:
-                left.append(row | {"part": part})
-    mixed = row_filters.mix(left, job.config.mix, job.salt)
-    for row in left:
-        if row["pair_id"] in mixed:
-            by_part[row["part"]][row["pair_id"]] = mixed[row["pair_id"]]
+    by_part, phrases = _contaminated(numbers, evaluated, job) if evaluated else ({}, 0)
+    if job.config.mix:
+        left = [
+            row | {"part": part}
+            for part in numbers
+            for row in store.read(_ref(job, "read", part), columns=["pair_id", "split", "source"])
+            if row["pair_id"] not in by_part.get(part, ())
+        ]
+        mixed = row_filters.mix(left, job.config.mix, job.salt)
+        for row in left:
+            if row["pair_id"] in mixed:
+                by_part.setdefault(row["part"], {})[row["pair_id"]] = mixed[row["pair_id"]]
     return by_part, phrases
 
 
 def _contaminated(
     numbers: Sequence[int], evaluated: Sequence[contamination.Evaluated], job: Job
-) -> tuple[Verdicts, int]:
+) -> tuple[dict[int, Verdicts], int]:
+    """(part → what shows an evaluated text, the number of evaluated answers that were set aside)."""
     import ray
 
     asked = [{"part": part} for part in numbers]
@@ -183,13 +199,16 @@ def _contaminated(
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(cpus, len(asked))),
     )
-    told = _results(found, len(asked), "parts compared")
-    matches = [
-        contamination.Match(**{**match, "item": contamination.Evaluated(**match["item"])})
-        for part in sorted(told, key=lambda part: part["part"])
-        for match in part["matches"]
-    ]
-    return contamination.verdicts_of(matches)
+    matches, part_of = list[contamination.Match](), dict[str, int]()
+    for told in sorted(_results(found, len(asked), "parts compared"), key=lambda told: told["part"]):
+        for pair_id, prompt_id, item, reason, detail in told["matches"]:
+            matches.append(contamination.Match(pair_id, prompt_id, evaluated[item], reason, detail))
+            part_of[pair_id] = told["part"]
+    verdicts, phrases = contamination.verdicts_of(matches)
+    by_part: dict[int, Verdicts] = defaultdict(dict)
+    for pair_id, verdict in verdicts.items():
+        by_part[part_of[pair_id]][pair_id] = verdict
+    return by_part, phrases
 
 
 class Matcher:
@@ -198,13 +217,28 @@ class Matcher:
     def __init__(self, evaluated: Any, job: Job) -> None:
         import ray
 
-        self._words, self._job = contamination.ByWords(ray.get(evaluated), job.config.decontaminate), job
+        items = ray.get(evaluated)
+        self._words, self._job = contamination.ByWords(items, job.config.decontaminate), job
+        self._places = {(item.text, item.is_prompt): place for place, item in enumerate(items)}
 
     def __call__(self, batch: Mapping[str, Any]) -> Iterator[pa.Table]:
         """Yield what was found in each part."""
         for task in map(json.loads, batch["task"]):
             rows = store.stream(_ref(self._job, "read", task["part"]))
-            yield _told(part=task["part"], matches=[asdict(match) for match in self._words.matches(rows)])
+            found = contamination.but_phrases(self._words.matches(rows))
+            yield _told(
+                part=task["part"],
+                matches=[
+                    (
+                        one.pair_id,
+                        one.prompt_id,
+                        self._places[one.item.text, one.item.is_prompt],
+                        one.reason,
+                        one.detail,
+                    )
+                    for one in found
+                ],
+            )
 
 
 def _finish(
@@ -230,7 +264,8 @@ def _finish(
         )
     }
     found = {"conflicts": sum(part["conflicts"] for part in read), "common_answers": phrases}
-    left_out = [item for part in sorted(read, key=lambda part: part["part"]) for item in part["left_out"]]
+    lines = sorted((line for part in read for line in part["left_out"]), key=lambda line: line[:2])
+    left_out = [item for _, _, item in lines]
     pairs, dropped = store.stream(tables["preferences"]), store.stream(tables["dropped"])
     card = data_card.describe(pairs, dropped, left_out, tables["preferences"], found)
     counts = preference_files.figures(Counter(item["reason"] for item in left_out), splits)
@@ -278,10 +313,10 @@ def _results(found: "Dataset", total: int, unit: str) -> list[dict[str, Any]]:
             told.append(json.loads(row["told"]))
             progress(len(told), total, unit)
     except RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
+        cause: BaseException | None = error  # Ray's own class of it is a UserError, too, whose text is a traceback
+        while cause is not None and (isinstance(cause, RayError) or not isinstance(cause, UserError)):
             cause = getattr(cause, "cause", None) or cause.__cause__
         if cause is None:
             raise
-        raise UserError(str(cause)) from error
+        raise UserError(str(cause).splitlines()[0]) from error  # Ray adds advice about retries
     return told

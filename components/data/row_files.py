@@ -57,7 +57,10 @@ def pieces(path: Path, size_bytes: int = _PIECE_BYTES) -> list[Piece]:
         return [Piece(str(path), n, n + 1, sum(counts[:n]), count) for n, count in enumerate(counts)]
     if path.suffix == ".gz":
         return [Piece(str(path))]
-    return list(_lines_apart(path, size_bytes))
+    try:
+        return list(_lines_apart(path, size_bytes))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _lines_apart(path: Path, size_bytes: int) -> Iterator[Piece]:

@@ -6,6 +6,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,9 +156,10 @@ class Tracer:
 
     def close(self, timeout_s: float = _CLOSING_S) -> None:
         """Wait until what was added is written, or say after ``timeout_s`` that the rest is left out."""
+        ends = time.monotonic() + timeout_s
         with contextlib.suppress(queue.Full):
             self._waiting.put(None, timeout=timeout_s)
-        self._thread.join(timeout_s)
+        self._thread.join(max(0.0, ends - time.monotonic()))
         if self._thread.is_alive():
             logger.warning("the last traces are left out: the store took them for more than %g s", timeout_s)
 

@@ -46,7 +46,12 @@ def largest_processes(process: subprocess.Popen) -> Iterator[dict[str, int]]:
 
     def look() -> None:
         while not over.wait(1.0):
-            for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+            try:
+                whole = psutil.Process(process.pid)
+                family = [whole, *whole.children(recursive=True)]
+            except psutil.Error:  # it is about to end
+                continue
+            for one in family:
                 try:
                     memory = one.memory_info()
                     name = " ".join(one.cmdline()[:1])[:40] or one.name()

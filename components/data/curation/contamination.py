@@ -55,6 +55,17 @@ def verdicts_of(matches: Sequence[Match]) -> tuple[Verdicts, int]:
     return verdicts, len(phrases)
 
 
+def but_phrases(matches: Iterable[Match]) -> Iterator[Match]:
+    """Yield the matches but those of an answer that has had more than ten prompts: what ``verdicts_of`` sets aside."""
+    prompts: dict[str, set[str]] = defaultdict(set)
+    for match in matches:
+        own = prompts[match.item.text]
+        if match.item.is_prompt or len(own) <= _COMMON:
+            yield match
+        if not match.item.is_prompt:
+            own.add(match.prompt_id)
+
+
 def evaluated_texts(rows: Sequence[Row], config: DecontaminationConfig) -> list[Evaluated]:
     """The prompts and answers of the test rows and of the tables that the configuration names, each once.
 
@@ -93,7 +104,7 @@ class ByWords:
     """
 
     def __init__(self, evaluated: Sequence[Evaluated], config: DecontaminationConfig) -> None:
-        self._prompts = {tuple(words(item.text)): item for item in evaluated if item.is_prompt}
+        self._prompts = {" ".join(words(item.text)): item for item in evaluated if item.is_prompt}
         self._index, self._config = _Index(evaluated, config.ngram), config
 
     def matches(self, rows: Iterable[Row]) -> Iterator[Match]:
@@ -101,7 +112,7 @@ class ByWords:
         size = self._config.ngram
         for row in (row for row in rows if row["split"] == "train"):
             who = (row["pair_id"], row["prompt_id"])
-            if item := self._prompts.get(tuple(words(said(row["prompt"])))):
+            if item := self._prompts.get(" ".join(words(said(row["prompt"])))):
                 yield Match(*who, item, "contaminated_prompt", f"prompt of {item.where}")
             for item, share in self._index.shown([said(row[name]) for name in ("prompt", "chosen", "rejected")]):
                 if share >= self._config.ngram_share:

@@ -71,7 +71,7 @@ def write_files(
     Raises:
         UserError: as ``build.write_files``; vectors would be compared, or too many test pairs with all others.
     """
-    refuse_vectors(job.config)
+    _refuse_vectors(job.config)
     contamination.evaluated_texts([], job.config.decontaminate)  # a table that is not there is told now
     work = list(_work(files))
     known = [piece.size for _, _, piece in work]
@@ -89,7 +89,7 @@ def write_files(
         store.drop_all(job.scratch)
 
 
-def refuse_vectors(config: CleanConfig) -> None:
+def _refuse_vectors(config: CleanConfig) -> None:
     """Raise a UserError where filters compare every pair with all others."""
     if config.uses_vectors:
         raise UserError(

@@ -99,9 +99,9 @@ def test_five_million_pairs_within_4_gib_a_process(tmp_path: Path) -> None:
         )
         with largest_processes(process) as most:
             said, _ = process.communicate()
+    print({name: f"{held / 2**30:.2f} GiB" for name, held in sorted(most.items())})
     assert process.returncode == 0, (tmp_path / "log").read_text()[-3000:]
     line = json.loads(said.splitlines()[-1])
-    print(line["metrics"], {name: f"{held / 2**30:.2f} GiB" for name, held in sorted(most.items())})
     assert store.count(line["outputs"]["preferences"]) == count
     assert line["metrics"]["dropped/repeated"] == again
     assert max(most.values()) < 4 * 2**30

@@ -113,8 +113,7 @@ def write_files(uri: str, files: Mapping[str, Path], test_share: float, cleaning
     cleaned = cleaning.apply(uri, found.rows, CleanConfig(), found.copies)
     demonstrations = preference_files.demonstrations_of(cleaned.rows)
     tables = {"demonstrations": store.overwrite(uri, "demonstrations", demonstrations, records.DEMONSTRATION)}
-    reasons = Counter(item["reason"] for item in found.left_out)
-    counts = preference_files.figures(reasons, Counter(row["split"] for row in cleaned.rows))
+    counts = preference_files.figures(found.reasons(), Counter(row["split"] for row in cleaned.rows))
     return _built(uri, tables, cleaned, counts, found.left_out)
 
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from components.config import UserError
 from components.data import clean as cleaning
-from components.data import data_card, preference_files, records, store
+from components.data import data_card, preference_files, records, store, worker_tasks
 from components.data.build import Built
 from components.data.clean import CleanConfig
 from components.data.curation import contamination, row_filters
@@ -26,9 +26,6 @@ from components.data.curation.row_filters import Verdicts
 from components.data.curation.texts import normal, said
 from components.data.row_files import Piece, piece_rows, pieces
 from components.progress import progress
-
-if TYPE_CHECKING:
-    from ray.data import Dataset
 
 MOST_EVALUATED = 100_000  # test pairs whose texts and n-grams each worker holds: about 1 GB
 _ROWS_PER_BLOCK = 4096
@@ -121,10 +118,10 @@ def _read(work: Sequence[tuple[int, str, Piece]], job: Job) -> list[dict[str, An
         {"file": file, "source": source, "number": number, "of": len(work), "piece": asdict(piece)}
         for number, (file, source, piece) in enumerate(work, 1)
     ]
-    rows = _dataset(tasks).map_batches(read_pieces, fn_kwargs={"job": job}, batch_size=1)
+    rows = worker_tasks.as_dataset(tasks).map_batches(read_pieces, fn_kwargs={"job": job}, batch_size=1)
     shuffled = rows.groupby("part", num_partitions=max(_LEAST_PARTITIONS, job.parts))
     parts = shuffled.map_groups(clean_part, fn_kwargs={"job": job}, batch_format="pyarrow")
-    return _results(parts, job.parts, "parts read")
+    return worker_tasks.results(parts, job.parts, "parts read")
 
 
 def read_pieces(batch: Mapping[str, Any], job: Job) -> Iterator[pa.Table]:
@@ -159,7 +156,7 @@ def clean_part(group: pa.Table, job: Job) -> pa.Table:
     usable = {str(file): sum(not isinstance(made, str) for _, made in own) for file, own in lines.items()}
     tests = sum(row["split"] == "test" for row in cleaned.rows)
     left_out = [(*places.get(item["where"], (_LAST, 0)), item) for item in found.left_out]
-    return _told(part=part, conflicts=cleaned.conflicts, left_out=left_out, usable=usable, tests=tests)
+    return worker_tasks.told(part=part, conflicts=cleaned.conflicts, left_out=left_out, usable=usable, tests=tests)
 
 
 def _verdicts(read: Sequence[Mapping[str, Any]], job: Job) -> tuple[dict[int, Verdicts], int]:
@@ -193,14 +190,14 @@ def _contaminated(
 
     asked = [{"part": part} for part in numbers]
     cpus = int(ray.cluster_resources().get("CPU", 1))
-    found = _dataset(asked).map_batches(
+    found = worker_tasks.as_dataset(asked).map_batches(
         Matcher,
         fn_constructor_kwargs={"evaluated": ray.put(evaluated), "job": job},
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(cpus, len(asked))),
     )
     matches, part_of = list[contamination.Match](), dict[str, int]()
-    for told in sorted(_results(found, len(asked), "parts compared"), key=lambda told: told["part"]):
+    for told in sorted(worker_tasks.results(found, len(asked), "parts compared"), key=lambda told: told["part"]):
         for pair_id, prompt_id, item, reason, detail in told["matches"]:
             matches.append(contamination.Match(pair_id, prompt_id, evaluated[item], reason, detail))
             part_of[pair_id] = told["part"]
@@ -226,19 +223,11 @@ class Matcher:
         for task in map(json.loads, batch["task"]):
             rows = store.stream(_ref(self._job, "read", task["part"]))
             found = contamination.but_phrases(self._words.matches(rows))
-            yield _told(
-                part=task["part"],
-                matches=[
-                    (
-                        one.pair_id,
-                        one.prompt_id,
-                        self._places[one.item.text, one.item.is_prompt],
-                        one.reason,
-                        one.detail,
-                    )
-                    for one in found
-                ],
-            )
+            matches = [
+                (one.pair_id, one.prompt_id, self._places[one.item.text, one.item.is_prompt], one.reason, one.detail)
+                for one in found
+            ]
+            yield worker_tasks.told(part=task["part"], matches=matches)
 
 
 def _finish(
@@ -247,8 +236,10 @@ def _finish(
     """Sort out what the verdicts say, part by part, and write the three tables, each in one commit."""
     numbers = sorted(part["part"] for part in read)
     tasks = [{"part": part, "verdicts": verdicts.get(part, {})} for part in numbers]
-    done = _results(
-        _dataset(tasks).map_batches(finish_part, fn_kwargs={"job": job}, batch_size=1), len(tasks), "parts sorted out"
+    done = worker_tasks.results(
+        worker_tasks.as_dataset(tasks).map_batches(finish_part, fn_kwargs={"job": job}, batch_size=1),
+        len(tasks),
+        "parts sorted out",
     )
     splits, reasons = Counter[str](), Counter[str]()
     for part in done:
@@ -283,40 +274,8 @@ def finish_part(batch: Mapping[str, Any], job: Job) -> Iterator[pa.Table]:
         store.overwrite(job.scratch, f"dropped_{part}", dropped, records.DROPPED)
         store.overwrite(job.scratch, f"demonstrations_{part}", demonstrations, records.DEMONSTRATION)
         splits = Counter(row["split"] for row in sorted_out.rows)
-        yield _told(part=part, splits=splits, reasons=Counter(row["reason"] for row in dropped))
+        yield worker_tasks.told(part=part, splits=splits, reasons=Counter(row["reason"] for row in dropped))
 
 
 def _ref(job: Job, name: str, part: int) -> str:
     return store.make_ref(job.scratch, f"{name}_{part}")
-
-
-def _dataset(tasks: Sequence[Mapping[str, Any]]) -> "Dataset":
-    """Tasks for workers, as JSON: each is a block of its own."""
-    import ray
-
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    return ray.data.from_items([{"task": json.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
-
-
-def _told(**facts: Any) -> pa.Table:
-    """What a worker tells the driver: one row, as JSON."""
-    return pa.table({"told": [json.dumps(facts)]})
-
-
-def _results(found: "Dataset", total: int, unit: str) -> list[dict[str, Any]]:
-    """What the workers told, as it came. Raises the UserError that a worker met."""
-    from ray.exceptions import RayError
-
-    told = []
-    try:
-        for row in found.iter_rows():
-            told.append(json.loads(row["told"]))
-            progress(len(told), total, unit)
-    except RayError as error:
-        cause: BaseException | None = error  # Ray's own class of it is a UserError, too, whose text is a traceback
-        while cause is not None and (isinstance(cause, RayError) or not isinstance(cause, UserError)):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is None:
-            raise
-        raise UserError(str(cause).splitlines()[0]) from error  # Ray adds advice about retries
-    return told

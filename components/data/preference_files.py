@@ -32,6 +32,10 @@ class Preferences:
     left_out: list[dict[str, str]] = field(default_factory=list)  # where each of these stands, and the reason
     copies: dict[str, int] = field(default_factory=dict)  # pair_id → how often the file has it
 
+    def reasons(self) -> dict[str, int]:
+        """Reason → the number of lines that made no row for it."""
+        return {reason: getattr(self, reason) for reason in REASONS}
+
 
 def read_preferences(path: str | Path, test_share: float, salt: str = "", source: str | None = None) -> Preferences:
     """The pairs of a file, split by a hash of the prompt's text.
@@ -84,9 +88,7 @@ def collect(read: Iterable[tuple[str, dict[str, Any] | str]]) -> Preferences:
             left_out.append({"where": where, "reason": "repeated"})
         known = rows.get(row["pair_id"], row)
         rows[row["pair_id"]] = min(known, row, key=_sorted_json)  # whatever the order of the lines
-    counts = Counter(item["reason"] for item in left_out)
-    numbers = {reason: counts[reason] for reason in REASONS}
-    return Preferences(list(rows.values()), **numbers, left_out=left_out, copies=dict(copies))
+    return _preferences(rows, left_out, copies)
 
 
 def together(files: Sequence[Preferences]) -> Preferences:
@@ -101,6 +103,12 @@ def together(files: Sequence[Preferences]) -> Preferences:
             if row["pair_id"] in rows:
                 left_out.append({"where": row["source"], "reason": "repeated"})
             rows.setdefault(row["pair_id"], row)
+    return _preferences(rows, left_out, copies)
+
+
+def _preferences(
+    rows: Mapping[str, dict[str, Any]], left_out: list[dict[str, str]], copies: Mapping[str, int]
+) -> Preferences:
     counts = Counter(item["reason"] for item in left_out)
     numbers = {reason: counts[reason] for reason in REASONS}
     return Preferences(list(rows.values()), **numbers, left_out=left_out, copies=dict(copies))

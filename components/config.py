@@ -3,7 +3,7 @@
 import difflib
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -25,6 +25,7 @@ __all__ = [
     "WorkflowConfig",
     "check",
     "describe",
+    "leaves",
     "load",
     "parse",
     "read_raw",
@@ -150,6 +151,15 @@ def check(schema: type[Config], values: Any, where: str, pending: Callable[[Any]
         problems = [_explain(schema, found, where) for found in error.errors() if not pending(found["input"])]
         if problems:
             raise UserError("; ".join(problems)) from error
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key → value of what nested mappings hold; an empty mapping is a value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict) and value
+        found |= leaves(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return found
 
 
 def to_yaml(config: Config) -> str:

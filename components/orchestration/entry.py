@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from components import storage as place
-from components.config import UserError, WorkflowConfig, describe, load, to_yaml
+from components.config import UserError, WorkflowConfig, describe, leaves, load, to_yaml
 
 if TYPE_CHECKING:
     from components.tracking.run import Result, Run
@@ -109,7 +109,7 @@ def execute(
             run.log_text(to_yaml(config), "config.yaml")
             run.log_text(json.dumps(package_versions(), indent=2), "packages.json")
             if not name:  # the one run of a name has many configurations, its steps' runs have one each
-                log_params(run, _leaves(config.model_dump(mode="json")))
+                log_params(run, leaves(config.model_dump(mode="json")))
             result = hand_over(main(bring(config), run), run, config.storage)
             finish_run(run, result, time.monotonic() - started)
     return _line(workflow, run.id, "done", result.outputs, result.metrics)
@@ -271,16 +271,6 @@ def _only_one(storage: Path, workflow: str, key: str, limit_s: float) -> Iterato
                     news += _LOCK_NEWS_S
                 time.sleep(_LOCK_POLL_S)
         yield
-
-
-def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            leaves.update(_leaves(value, f"{prefix}{name}."))
-        else:
-            leaves[prefix + name] = value
-    return leaves
 
 
 def _log_to_stderr() -> None:

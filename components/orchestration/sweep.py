@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.config import UserError
+from components.config import UserError, leaves
 from components.orchestration.graph import StepConfig, SweepConfig
 
 _MOST_POINTS = 1_000  # a grid of more is a slip, not a plan
@@ -51,7 +51,7 @@ def points_of(name: str, step: StepConfig) -> list[Point]:
     where = f"steps.{name}.sweep"
     grid = dict(_lists(step.sweep.grid, f"{where}.grid."))
     chosen = [dict(zip(grid, row, strict=True)) for row in _product(grid, where)] if grid else []
-    chosen += [dict(_leaves(point)) for point in step.sweep.points]
+    chosen += [leaves(point) for point in step.sweep.points]
     if not chosen:
         raise UserError(f"{where} has no points: give grid (key → list of values) or points")
     known: dict[str, int] = {}
@@ -168,11 +168,4 @@ def _lists(grid: Mapping[str, Any], where: str, prefix: str = "") -> "list[tuple
             found.append((prefix + key, value))
         else:
             raise UserError(f"'{where}{prefix}{key}' got {value!r}: give a list of values")
-    return found
-
-
-def _leaves(point: Mapping[str, Any], prefix: str = "") -> "list[tuple[str, Any]]":
-    found: list[tuple[str, Any]] = []
-    for key, value in point.items():
-        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [(prefix + key, value)]
     return found

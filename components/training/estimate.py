@@ -8,7 +8,7 @@ from components import storage
 from components.training.rows import split_condition, steps_of
 from components.training.settings import Recipe, TrainingConfig, accumulation
 
-_WORKER_GIB = 1.5  # a Ray Train worker with torch, transformers and DeepSpeed in it, before any weight, on CPU
+WORKER_GIB = 1.5  # a Ray Train worker with torch, transformers and DeepSpeed in it, before any weight, on CPU
 
 
 def estimate(config: TrainingConfig, model: str, table: str, *, sides: int) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _memory(model: str, home: Path, recipe: Recipe, row_tokens: int) -> str:
     if folder is None:
         return f"known once {model} is fetched"
     memory = planned_memory(folder, recipe, recipe.optim.micro_batch_size * row_tokens)
-    gib, trained, parameters = memory.bytes / 2**30 + _WORKER_GIB, memory.trained / 1e6, memory.parameters / 1e6
+    gib, trained, parameters = memory.bytes / 2**30 + WORKER_GIB, memory.trained / 1e6, memory.parameters / 1e6
     text = f"at most {gib:.1f} GiB ({trained:.1f} of {parameters:.1f} M weights trained)"
     if recipe.adapter.name == "none":
         return text

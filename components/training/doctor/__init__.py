@@ -1,0 +1,1 @@
+"""What can be told about a training before it starts; ``examine`` looks at all of it."""

@@ -1,0 +1,91 @@
+"""What a training's rows say: pairs that tie or contradict, rows that come again, rows that evaluation uses."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from components.data.curation import contamination, row_filters
+from components.data.curation.settings import ConflictConfig, DecontaminationConfig, TieConfig
+from components.data.curation.texts import normal, said
+from components.training.doctor.findings import Finding, fine, look, problem, some
+
+Row = Mapping[str, Any]
+
+_FEW_SHARE = 0.01  # pairs that should not be there: more is a problem
+_REPEATED_SHARE = 0.05  # the same of rows that come again
+_LONGER_SHARE = 0.7  # chosen answers that are the longer ones: more is worth a look
+_LEAST_SHARE = 0.05  # of labels of one kind: fewer is worth a look
+
+
+def splits(train: Sequence[Row], test: Sequence[Row]) -> Finding:
+    """Whether there is something to learn from, and something to measure on."""
+    if not train:
+        return problem("splits", "no row to train on: build the table with rows in split 'train'")
+    counts = f"{len(train)} rows to train on, {len(test)} held out"
+    if not test:
+        return look("splits", f"{counts}: nothing will tell whether the model got better on what it has not seen")
+    return fine("splits", counts)
+
+
+def leaks(train: Sequence[Row], test: Sequence[Row]) -> Finding:
+    """Training rows whose prompt is held out, too."""
+    held_out = {normal(said(row["prompt"])) for row in test}
+    shared = sum(normal(said(row["prompt"])) in held_out for row in train)
+    what = "training rows have a prompt that is held out, too: what is measured on it was learnt by heart"
+    return some("leaks", shared, len(train), what, otherwise="no prompt is in both splits")
+
+
+def pairs(train: Sequence[Row], test: Sequence[Row]) -> list[Finding]:
+    """What is particular to preference pairs."""
+    ties = row_filters.ties(train, TieConfig())
+    _, conflicts = row_filters.conflicts(train, ConflictConfig(policy="report"), {})
+    shown = _shown(train, test)
+    total = len(train)
+    wrong = [
+        ("ties", len(ties), f"pairs say nothing or the opposite ({_reasons(ties)})"),
+        ("conflicts", conflicts, "pairs contradict each other"),
+        ("contamination", len(shown), f"pairs show what is held out ({_reasons(shown)})"),
+    ]
+    cure = "build_preferences takes such out"
+    found = [
+        some(check, number, total, f"{what}: {cure}", otherwise="none", limit=_FEW_SHARE)
+        for check, number, what in wrong
+    ]
+    found.append(_repeats(len(row_filters.repeats(train)), total))
+    longer = sum(len(said(row["chosen"])) > len(said(row["rejected"])) for row in train) / total
+    text = f"the chosen answer is the longer one in {longer:.0%} of the pairs"
+    if longer > _LONGER_SHARE or longer < 1 - _LONGER_SHARE:
+        return [*found, look("length bias", f"{text}: length alone can be learnt, so compare lengths after training")]
+    return [*found, fine("length bias", text)]
+
+
+def labelled(train: Sequence[Row]) -> list[Finding]:
+    """What is particular to answers that are good or bad."""
+    good = sum(bool(row["label"]) for row in train) / len(train)
+    text = f"{good:.0%} of the answers are good"
+    if good in (0.0, 1.0):
+        return [problem("labels", f"{text}: there is nothing to tell apart")]
+    few = min(good, 1 - good) < _LEAST_SHARE
+    return [(look if few else fine)("labels", text), answers(train)]
+
+
+def answers(train: Sequence[Row]) -> Finding:
+    """Demonstrations that come again."""
+    seen = Counter((normal(said(row["prompt"])), normal(said(row["completion"]))) for row in train)
+    return _repeats(len(train) - len(seen), len(train))
+
+
+def _repeats(number: int, total: int) -> Finding:
+    what = "rows come again, so that they count more than others"
+    return some("repeats", number, total, what, otherwise="none", limit=_REPEATED_SHARE)
+
+
+def _shown(train: Sequence[Row], test: Sequence[Row]) -> row_filters.Verdicts:
+    config = DecontaminationConfig()
+    evaluated = contamination.evaluated_texts(test, config)
+    return contamination.verdicts_of(list(contamination.ByWords(evaluated, config).matches(train)))[0]
+
+
+def _reasons(verdicts: row_filters.Verdicts) -> str:
+    counts = Counter(reason for reason, _ in verdicts.values())
+    return ", ".join(f"{number} {reason}" for reason, number in counts.most_common())

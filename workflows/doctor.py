@@ -1,0 +1,71 @@
+"""Look over a training before it costs anything: its model, its rows as tokens, what they say, this machine."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from components.config import Field, UserError, WorkflowConfig
+from workflows.pipeline import schema_of
+
+if TYPE_CHECKING:
+    from components.tracking.run import Result, Run
+
+_TRAININGS = ("train_sft", "train_dpo", "train_reward", "train_ppo")
+
+
+class Doctor(WorkflowConfig):
+    """What doctor reads from its YAML, and the configuration of the training that it looks over."""
+
+    workflow: str = Field(description="train_sft, train_dpo, train_reward or train_ppo")
+    file: str | None = Field(None, description="YAML file of the training")
+    config: dict[str, Any] = Field({}, description="its keys, over those of the file, as config.optim.epochs=2")
+    rows: int = Field(2000, ge=1, description="training rows of each table that are tokenized, drawn by the seed")
+
+
+def main(config: Doctor, run: "Run") -> "Result":
+    """Print what is found, and return ``{"findings"}``.
+
+    Raises:
+        UserError: something has to be changed first.
+    """
+    from dataclasses import asdict
+
+    from components.orchestration.entry import prepared
+    from components.tracking.run import Result
+    from components.training.doctor.examine import examine
+    from components.training.doctor.findings import State, show
+
+    found = list(examine(prepared(training_of(config)), rows=config.rows))
+    show(found)
+    run.log_text(json.dumps([asdict(finding) for finding in found], indent=2), "findings.json")
+    counts = {f"doctor/{state}": float(sum(one.state is state for one in found)) for state in State}
+    run.log_metrics(counts)
+    problems = [f"{one.check}: {one.text}" for one in found if one.state is State.PROBLEM]
+    if problems:
+        raise UserError(f"{len(problems)} problem(s) before {config.workflow} can start; {'; '.join(problems)}")
+    return Result({"findings": len(found)}, counts)
+
+
+def training_of(config: Doctor) -> WorkflowConfig:
+    """Return the configuration of the training, whose storage is the doctor's where it names none.
+
+    Raises:
+        UserError: the workflow is no training, or the configuration is not one of it.
+    """
+    from components.config import leaves, parse, read_raw
+
+    if config.workflow not in _TRAININGS:
+        raise UserError(f"doctor looks over {', '.join(_TRAININGS)}; got workflow={config.workflow}")
+    overrides = [f"{key}={json.dumps(value)}" for key, value in leaves(config.config).items()]
+    values = read_raw(config.file, overrides)
+    return parse(schema_of(config.workflow), {"storage": config.storage, **values}, "config.")
+
+
+def plan(config: Doctor) -> dict[str, Any]:
+    """Return what the training's own plan says, beside whose configuration is looked over."""
+    return {"looks over": config.workflow, "with": training_of(config).model_dump(mode="json")}
+
+
+if __name__ == "__main__":
+    from components.orchestration.entry import entry
+
+    entry(Doctor, main, identity=lambda config: f"doctor-{config.workflow}", leading="workflow")

@@ -35,13 +35,13 @@ def main(config: Quantize, run: "Run") -> "Result":
     from components.tracking.lineage import write_lineage
     from components.tracking.run import Result
     from components.training.rows import read_sample
-    from components.training.sft import demonstration_ids
+    from components.training.sft import COLUMNS, demonstration_ids
 
     source = sources.resolve(config.model, run.cache)
     template = ChatTemplate.from_folder(source)
     table = store.pin(config.evaluation)
     run.log_dataset("demonstrations", table, "evaluation")
-    limits: dict[str, Any] = {"max_tokens": config.max_tokens, "seed": config.seed}
+    limits: dict[str, Any] = {"columns": COLUMNS, "max_tokens": config.max_tokens, "seed": config.seed}
     seen = read_sample(table, "train", demonstration_ids(template), size=config.calibration, **limits)
     read = read_sample(table, "test", demonstration_ids(template), size=config.limit, **limits)
     if read is None or seen is None:

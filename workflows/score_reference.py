@@ -1,6 +1,6 @@
 """Compute the log-probabilities of preference pairs under a reference model, once, into LanceDB."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from components.config import Field, ModelRef, TableRef, WorkflowConfig
 from components.training.reference import ScoringConfig
@@ -35,7 +35,8 @@ def main(config: ScoreReference, run: "Run") -> "Result":
     template = ChatTemplate.from_folder(model)
     table = store.pin(config.preferences)
     run.log_dataset("preferences", table, "reference")
-    pairs = read_split(table, config.split, reference.pair_ids(template), max_tokens=config.max_tokens)
+    limits: dict[str, Any] = {"columns": reference.PAIR_COLUMNS, "max_tokens": config.max_tokens}
+    pairs = read_split(table, config.split, reference.pair_ids(template), **limits)
     which = reference.Reference(
         model,
         sources.digest(model, run.cache),

@@ -32,10 +32,9 @@ def main(config: TrainSft, run: "Run") -> "Result":
     table = store.pin(config.demonstrations)
     run.log_dataset("demonstrations", table, "train")
     convert = sft.demonstration_ids(template)
-    training = read_split(table, "train", convert, max_tokens=config.max_tokens)
-    evaluation = read_sample(
-        table, "test", convert, max_tokens=config.max_tokens, size=config.eval_rows, seed=config.seed
-    )
+    limits: dict[str, Any] = {"columns": sft.COLUMNS, "max_tokens": config.max_tokens}
+    training = read_split(table, "train", convert, **limits)
+    evaluation = read_sample(table, "test", convert, size=config.eval_rows, seed=config.seed, **limits)
     facts: dict[str, Any] = {
         "base_digest": sources.digest(model, run.cache),
         "template_digest": template.digest,

@@ -20,10 +20,12 @@ def held_out(ref: str, limit: int | None = None) -> list[dict[str, Any]]:
     """The first `limit` rows of a questions table's test split, in the table's order.
 
     Raises:
-        UserError: the table has no test rows.
+        UserError: the table is none of questions, or has no test rows.
     """
     from components.data import store
+    from components.data.schemas import QUESTION
 
+    store.check_columns(ref, QUESTION.names)
     rows = store.read(ref, where="split = 'test'", require=True)
     return rows if limit is None else rows[:limit]
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,16 +100,32 @@ def _jsonl(path: Path, piece: Piece) -> Iterator[tuple[str, dict[str, Any]]]:
                 place += len(line)
                 if piece.end is not None and place >= piece.end:
                     return
-    except (UnicodeDecodeError, EOFError, OSError) as error:
+    except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         at = number if isinstance(error, UnicodeDecodeError) else number + 1
         raise UserError(f"{path} line {at}: cannot be read as UTF-8 text ({error})") from error
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def json_value(line: str, where: str) -> Any:
+    """The value of one line of JSON, all of whose text can be written again.
+
+    Raises:
+        UserError: naming ``where`` and what is wrong with the line.
+    """
     try:
-        record = json.loads(line)
+        value = json.loads(line)
+        if "\\u" in line:  # the one way in which JSON can spell half a character
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: no valid JSON ({error.msg} at column {error.colno})") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: holds half of a character ({error.object[error.start]!a}): remove it") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+        raise UserError(f"{where}: no JSON that can be read ({error})") from error
+    return value
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    record = json_value(line, where)
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected a JSON object with chosen and rejected, got {type(record).__name__}")
     return record

@@ -5,7 +5,6 @@ follows from it, and is left out of every text that is made here.
 """
 
 import gzip
-import json
 import random
 import re
 import zlib
@@ -21,6 +20,7 @@ from components.config import UserError
 from components.data.arithmetic import DIGITS, NUMBER, agrees, claims, evaluate, read_number
 from components.data.preference_files import preference_row
 from components.data.records import content_hash
+from components.data.row_files import json_value
 from components.data.split import split_of
 
 Step = dict[str, Any]  # {"text": a line, "label": 1.0 right, 0.0 wrong, None not known}
@@ -160,9 +160,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         with open_text(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield f"{path} line {number}", json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} line {number}: no valid JSON ({error.msg} at column {error.colno})") from error
+                    yield f"{path} line {number}", json_value(line, f"{path} line {number}")
     except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"{path} line {number + 1}: cannot be read as UTF-8 text ({error})") from error
 

@@ -119,14 +119,11 @@ def overwrite(uri: str, name: str, rows: Sequence[dict[str, Any]] | pa.Table, sc
     """Replace the table's rows and columns in one commit; older versions stay readable. Return its pinned ref."""
     from components.data.schemas import as_table
 
-    data = as_table(rows, schema)
-    with _turn(uri, name):
-        table = connect(uri).create_table(name, data=data, schema=schema, mode="overwrite")
-        return make_ref(uri, name, table.version)
+    return overwrite_in_parts(uri, name, [as_table(rows, schema)], schema)
 
 
 def overwrite_in_parts(uri: str, name: str, parts: Iterable[pa.Table], schema: pa.Schema) -> str:
-    """Replace the table's rows and columns in one commit by parts, one in memory at a time; see ``overwrite``."""
+    """``overwrite`` by parts, one in memory at a time."""
     import pyarrow as pa
 
     from components.data.schemas import as_table
@@ -185,10 +182,7 @@ def read_arrow(
     Raises:
         UserError: table or version missing, unknown column, bad ``where``, or nothing found while ``require``.
     """
-    table = open_table(ref)
-    unknown = [column for column in columns or () if column not in table.schema.names]
-    if unknown:
-        raise UserError(f"{ref} has no column '{unknown[0]}': it has {', '.join(table.schema.names)}")
+    table = check_columns(ref, columns or ())
     query = table.search().limit(None)
     if columns is not None:
         query = query.select(list(columns))
@@ -201,6 +195,14 @@ def read_arrow(
     if require and not found.num_rows:
         raise UserError(f"{ref} has no rows{f' where {where}' if where else ''}: run the workflow that fills it")
     return found
+
+
+def check_columns(ref: str, columns: Iterable[str]) -> Any:
+    """Return the opened table; raise UserError where it is missing, or has not all of the columns."""
+    table = open_table(ref)
+    if unknown := [column for column in columns if column not in table.schema.names]:
+        raise UserError(f"{ref} has no column '{unknown[0]}': it has {', '.join(table.schema.names)}")
+    return table
 
 
 def rows(table: Any, columns: Sequence[str], where: str) -> list[dict[str, Any]]:

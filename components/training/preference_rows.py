@@ -13,11 +13,12 @@ from components.config import UserError
 from components.data.chat import IGNORED, ChatTemplate
 from components.models.packing import collate
 from components.training.preference_losses import LossConfig
-from components.training.reference import pair_ids
+from components.training.reference import PAIR_COLUMNS, pair_ids
 from components.training.rows import Tokenized, read_sample, read_split
 
 Row = Mapping[str, Any]
 Logprobs = Mapping[str, tuple[float, float]]
+_LABELLED_COLUMNS = ("answer_id", "prompt", "completion", "label")
 Lookup = Callable[[Sequence[Row]], tuple[Logprobs, int]]
 
 
@@ -59,10 +60,9 @@ def read(
     if not paired and loss.name != "kto":
         raise UserError(f"{table} holds labelled answers, not pairs, which '{loss.name}' needs: set loss.name=kto")
     convert = pair_ids(template) if paired else labelled_ids(template)
-    training = read_split(table, "train", convert, max_tokens=max_tokens, where=where)
-    return Preferences(
-        training, read_sample(table, "test", convert, max_tokens=max_tokens, size=size, seed=seed), paired
-    )
+    limits: dict[str, Any] = {"columns": PAIR_COLUMNS if paired else _LABELLED_COLUMNS, "max_tokens": max_tokens}
+    training = read_split(table, "train", convert, where=where, **limits)
+    return Preferences(training, read_sample(table, "test", convert, size=size, seed=seed, **limits), paired)
 
 
 def labelled_ids(template: ChatTemplate) -> Callable[[Row], tuple[dict[str, Any], int]]:

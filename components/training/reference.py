@@ -43,6 +43,9 @@ class Reference:
         return hashlib.sha256(json.dumps(parts + ["nf4"] * self.nf4).encode()).hexdigest()
 
 
+PAIR_COLUMNS = ("pair_id", "prompt", "chosen", "rejected")
+
+
 def pair_ids(template: ChatTemplate) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], int]]:
     """Return the function that makes a preference row its ids, and counts the tokens of its longer side."""
 

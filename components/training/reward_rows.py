@@ -11,6 +11,7 @@ from components.data.chat import ChatTemplate
 from components.data.votes import VotesConfig, aggregate
 from components.models.rewards import Kind
 from components.tracking.run import Run
+from components.training.reference import PAIR_COLUMNS
 from components.training.reward import RewardLossConfig, pair_rows, step_rows
 from components.training.rows import Tokenized, tokenize
 
@@ -50,6 +51,7 @@ def read(preferences: str | None, steps: str | None, template: ChatTemplate, run
     if steps is None:
         assert preferences is not None
         table = store.pin(preferences)
+        store.check_columns(table, PAIR_COLUMNS)
         rows = aggregate(store.read(table, where="split = 'train'"), how.votes)
         if rows.alpha is not None:
             figures["votes/alpha"] = rows.alpha
@@ -60,6 +62,7 @@ def read(preferences: str | None, steps: str | None, template: ChatTemplate, run
         step_sample = None
     else:
         table, kind = store.pin(steps), "process"
+        store.check_columns(table, ("prompt", "steps"))
         labelled = [row for row in store.read(table, where="split = 'train'") if _has_label(row)]
         training = tokenize(labelled, step_rows(template), max_tokens=how.max_tokens, what=f"split 'train' of {table}")
         test = [row for row in store.read(table, where="split = 'test'") if _has_label(row)]
@@ -75,6 +78,7 @@ def read(preferences: str | None, steps: str | None, template: ChatTemplate, run
 def _pairs(preferences: str, run: Run, how: HowToRead) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Return a sample of held-out pairs, drawn by ``seed``."""
     table = store.pin(preferences)
+    store.check_columns(table, PAIR_COLUMNS)
     run.log_dataset("preferences", table, "evaluation")
     rows = aggregate(store.read(table, where="split = 'test'"), how.votes).rows
     if not rows:

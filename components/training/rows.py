@@ -108,17 +108,21 @@ def read_split(
     split: str,
     convert: Callable[[Mapping[str, Any]], tuple[dict[str, Any], int]],
     *,
+    columns: Sequence[str],
     max_tokens: int,
     where: str | None = None,
 ) -> Tokenized:
     """Return one split of a table as ids, or those of its rows that meet the SQL condition ``where``.
 
+    Args:
+        columns: what ``convert`` reads of a row.
+
     Raises:
-        UserError: the table is missing, no row is left, all are too long, or the condition cannot be read.
+        UserError: the table is missing or lacks a column, no row is left, all are too long, or the condition is none.
     """
     from components.data import store
 
-    rows = store.read(table, where=split_condition(split, where))
+    rows = store.read(table, columns=columns, where=split_condition(split, where))
     what = f"split '{split}' of {table}" + (f" where {where}" if where else "")
     return tokenize(rows, convert, max_tokens=max_tokens, what=what)
 
@@ -133,6 +137,7 @@ def read_sample(
     split: str,
     convert: Callable[[Mapping[str, Any]], tuple[dict[str, Any], int]],
     *,
+    columns: Sequence[str],
     max_tokens: int,
     size: int,
     seed: int,
@@ -140,11 +145,11 @@ def read_sample(
     """Return at most ``size`` rows of a split, drawn by ``seed``, as ids; none where there are none to draw.
 
     Raises:
-        UserError: the table is missing, or all rows of the sample are too long.
+        UserError: the table is missing or lacks a column, or all rows of the sample are too long.
     """
     from components.data import store
 
-    rows = store.read(table, where=f"split = '{split}'") if size else []
+    rows = store.read(table, columns=columns, where=f"split = '{split}'") if size else []
     if not rows:
         return None
     rows = random.Random(seed).sample(rows, min(size, len(rows)))

@@ -7,6 +7,8 @@ from typing import Any
 from components.data.chat import ChatTemplate
 from components.training.save import run_and_save
 
+COLUMNS = ("prompt", "completion")  # of a demonstration
+
 
 def demonstration_ids(template: ChatTemplate) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], int]]:
     """Return the function that makes a demonstration row the ids and labels that the trainer sees."""

@@ -44,6 +44,7 @@ def read_prompts(config: Any, template: ChatTemplate, run: Run) -> Prompts:
         UserError: there are none, or the judge is asked for and the table has no questions.
     """
     table = store.pin(config.prompts)
+    store.check_columns(table, ("prompt_id", "prompt"))
     run.log_dataset("prompts", table, "train")
 
     def convert(row: Any) -> tuple[dict[str, Any], int]:

@@ -51,6 +51,9 @@ def test_dialogues_keep_their_turns_and_blank_lines():
     [
         ("{not json", "no valid JSON"),
         ("[1, 2]", "expected a JSON object"),
+        ("[" * 100_000, "no JSON that can be read"),
+        ('{"prompt": ' + "1" * 5000 + "}", "no JSON that can be read"),
+        ('{"prompt": "a\\ud83d", "chosen": "b", "rejected": "c"}', "half of a character"),
         ({"prompt": "a", "chosen": "b"}, "'rejected' is missing"),
         ({"prompt": 3, "chosen": "b", "rejected": "c"}, "expected text or a list of messages, got int"),
         ({"chosen": "b", "rejected": "c"}, "without a prompt"),
@@ -101,6 +104,11 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
     )
     with pytest.raises(UserError, match=r"cut\.jsonl\.gz line"):
         read_preferences(tmp_path / "cut.jsonl.gz", 0.1)
+    packed = bytearray(gzip.compress(bytes(range(256)) * 999))
+    packed[20:40] = b"\xff" * 20
+    (tmp_path / "broken.jsonl.gz").write_bytes(packed)
+    with pytest.raises(UserError, match=r"broken\.jsonl\.gz line"):
+        read_preferences(tmp_path / "broken.jsonl.gz", 0.1)
 
 
 def test_jsonl_gzip_and_parquet_hold_the_same(tmp_path):

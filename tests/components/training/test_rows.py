@@ -3,7 +3,7 @@
 import pytest
 
 from components.config import UserError
-from components.training.rows import batch_order, read_rows, read_split, steps_of, tokenize, write_rows
+from components.training.rows import batch_order, read_rows, read_sample, read_split, steps_of, tokenize, write_rows
 
 
 def convert(row):
@@ -68,7 +68,9 @@ def test_a_condition_chooses_among_the_rows_of_a_split(tmp_path):
     table = store.overwrite(str(tmp_path), "t", rows, schema)
 
     def read(where):
-        found = read_split(table, "train", lambda row: ({}, row["tokens"]), max_tokens=9, where=where)
+        found = read_split(
+            table, "train", lambda row: ({}, row["tokens"]), columns=["tokens"], max_tokens=9, where=where
+        )
         return sorted(found.lengths)
 
     assert read(None) == [1, 2, 3] and read("round = 2") == [3]
@@ -77,3 +79,7 @@ def test_a_condition_chooses_among_the_rows_of_a_split(tmp_path):
         read("round = 7")
     with pytest.raises(UserError, match="cannot select"):
         read("ruond = 2")
+    with pytest.raises(UserError, match="t@1 has no column 'prompt': it has split, round, tokens"):
+        read_split(table, "train", lambda row: ({}, 1), columns=["prompt"], max_tokens=9)
+    with pytest.raises(UserError, match="has no column 'prompt'"):
+        read_sample(table, "test", lambda row: ({}, 1), columns=["prompt"], max_tokens=9, size=1, seed=0)

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -80,6 +80,8 @@ class RayConfig(Config):
 
 class WorkflowConfig(Config):
     """What every workflow's configuration has."""
+
+    keyed: ClassVar[bool] = True  # whether a finished run of the same configuration stands for another one
 
     storage: Annotated[str, Unkeyed()] = Field(
         "artifacts",

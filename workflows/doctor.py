@@ -1,19 +1,23 @@
 """Look over a training before it costs anything: its model, its rows as tokens, what they say, this machine."""
 
+import importlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from components.config import Field, UserError, WorkflowConfig
 from workflows.pipeline import schema_of
 
 if TYPE_CHECKING:
     from components.tracking.run import Result, Run
+    from components.training.doctor.findings import Finding
 
 _TRAININGS = ("train_sft", "train_dpo", "train_reward", "train_ppo")
 
 
 class Doctor(WorkflowConfig):
     """What doctor reads from its YAML, and the configuration of the training that it looks over."""
+
+    keyed: ClassVar[bool] = False  # the machine changes, too
 
     workflow: str = Field(description="train_sft, train_dpo, train_reward or train_ppo")
     file: str | None = Field(None, description="YAML file of the training")
@@ -34,9 +38,14 @@ def main(config: Doctor, run: "Run") -> "Result":
     from components.training.doctor.examine import examine
     from components.training.doctor.findings import State, show
 
-    found = list(examine(prepared(training_of(config)), rows=config.rows))
-    show(found)
-    run.log_text(json.dumps([asdict(finding) for finding in found], indent=2), "findings.json")
+    plan(config)
+    found: list[Finding] = []
+    try:
+        for finding in examine(prepared(training_of(config)), rows=config.rows):
+            found.append(finding)
+    finally:
+        show(found)
+        run.log_text(json.dumps([asdict(finding) for finding in found], indent=2), "findings.json")
     counts = {f"doctor/{state}": float(sum(one.state is state for one in found)) for state in State}
     run.log_metrics(counts)
     problems = [f"{one.check}: {one.text}" for one in found if one.state is State.PROBLEM]
@@ -46,7 +55,7 @@ def main(config: Doctor, run: "Run") -> "Result":
 
 
 def training_of(config: Doctor) -> WorkflowConfig:
-    """Return the configuration of the training, whose storage is the doctor's where it names none.
+    """Return the configuration of the training; its storage is the doctor's unless ``config.storage`` is given.
 
     Raises:
         UserError: the workflow is no training, or the configuration is not one of it.
@@ -55,14 +64,15 @@ def training_of(config: Doctor) -> WorkflowConfig:
 
     if config.workflow not in _TRAININGS:
         raise UserError(f"doctor looks over {', '.join(_TRAININGS)}; got workflow={config.workflow}")
-    overrides = [f"{key}={json.dumps(value)}" for key, value in leaves(config.config).items()]
-    values = read_raw(config.file, overrides)
-    return parse(schema_of(config.workflow), {"storage": config.storage, **values}, "config.")
+    keys = leaves({"storage": config.storage} | config.config)
+    values = read_raw(config.file, [f"{key}={json.dumps(value)}" for key, value in keys.items()])
+    return parse(schema_of(config.workflow), values, "config.")
 
 
 def plan(config: Doctor) -> dict[str, Any]:
-    """Return what the training's own plan says, beside whose configuration is looked over."""
-    return {"looks over": config.workflow, "with": training_of(config).model_dump(mode="json")}
+    """Return what the training's own plan says of its configuration."""
+    training = training_of(config)
+    return importlib.import_module(f"workflows.{config.workflow}").plan(training)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import importlib
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from components.config import Field, UserError, WorkflowConfig
 from components.orchestration.graph import LoopConfig, StepConfig
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 class Pipeline(WorkflowConfig):
     """A graph of steps, some of them in loops; ``<step.output>`` stands for what another step returned."""
+
+    keyed: ClassVar[bool] = False
 
     name: str = Field("pipeline", pattern=r"^[\w-]+$", description="name of the MLflow run over the steps")
     max_parallel: int = Field(1, ge=1, description="steps that may run at the same time")

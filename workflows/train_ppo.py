@@ -35,8 +35,6 @@ def main(config: TrainPpo, run: "Run") -> "Result":
     from components.training.ppo import job
 
     _check(config)
-    if not config.rewards and not config.reward.judge:
-        raise UserError("there is no reward: give rewards, or a weight to the programmatic judge (reward.judge=1)")
     model = sources.resolve(config.model, run.cache)
     template = ChatTemplate.from_folder(model)
     data = job.read_prompts(config, template, run)
@@ -67,6 +65,8 @@ def plan(config: TrainPpo) -> dict[str, Any]:
 def _check(config: TrainPpo) -> None:
     if config.scale.min_workers:
         raise UserError("scale.min_workers: PPO's workers are as many at the end as at the start, leave it out")
+    if not config.rewards and not config.reward.judge:
+        raise UserError("there is no reward: give rewards, or a weight to the programmatic judge (reward.judge=1)")
     config.check(config.scale.workers)
 
 

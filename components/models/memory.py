@@ -45,7 +45,7 @@ def read_shape(folder: Path) -> ModelShape:
         layers, hidden, vocabulary = config["num_hidden_layers"], config["hidden_size"], config["vocab_size"]
     except KeyError as error:
         raise UserError(f"{folder / 'config.json'} has no {error}: its size cannot be estimated") from error
-    tensors = [tensor for path in sorted(folder.glob("*.safetensors")) for tensor in _header(path).items()]
+    tensors = [tensor for path in _weight_files(folder) for tensor in _header(path).items()]
     if not tensors:
         raise UserError(f"{folder} has no safetensors weights: its size cannot be estimated")
     return ModelShape(
@@ -56,8 +56,15 @@ def read_shape(folder: Path) -> ModelShape:
         kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or hidden // heads,
         vocabulary=vocabulary,
-        max_positions=config.get("max_position_embeddings", 0),
+        max_positions=_positions(config),
     )
+
+
+def _positions(config: dict[str, Any]) -> int:
+    """Return how much the model reads: where positions are scaled linearly, the config names the length before."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    linear = (rope.get("rope_type") or rope.get("type")) == "linear"
+    return round(config.get("max_position_embeddings", 0) * (rope["factor"] if linear else 1))
 
 
 def kv_cache_bytes(shape: ModelShape, tokens: int, *, bytes_per_value: int = 2) -> int:
@@ -72,7 +79,7 @@ def lora_parameters(folder: Path, rank: int) -> int:
 
 def adapter_parameters(folder: Path, config: AdapterConfig) -> int:
     """Return the parameters that an adapter of the model in ``folder`` trains, those of a reward's head left out."""
-    headers = {name: info for path in folder.glob("*.safetensors") for name, info in _header(path).items()}
+    headers = {name: info for path in _weight_files(folder) for name, info in _header(path).items()}
     total, rank = 0, config.start_rank
     for name, info in _linears(headers).items():
         if not _is_target(name, config.target_modules):
@@ -87,7 +94,7 @@ def adapter_parameters(folder: Path, config: AdapterConfig) -> int:
 
 def linear_parameters(folder: Path) -> int:
     """Return the parameters in linear layers but the head: what 4-bit loading makes smaller."""
-    return sum(_count(info) for path in folder.glob("*.safetensors") for info in _linears(_header(path)).values())
+    return sum(_count(info) for path in _weight_files(folder) for info in _linears(_header(path)).values())
 
 
 def training_bytes(
@@ -118,6 +125,14 @@ def training_bytes(
     activations = 17 * bytes_per_value * shape.hidden * shape.layers * batch_tokens
     logits = 3 * 4 * shape.vocabulary * batch_tokens  # float32: logits, their softmax, their gradient
     return weights + optimizer + activations + logits
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files with the weights; some repositories hold them a second time, in another layout."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated"))
 
 
 def _header(path: Path) -> dict[str, Any]:

@@ -203,6 +203,8 @@ def _run(
     if end.succeeded and found:
         return _ended("done", found, seconds)
     line = end.line or {}
+    if end.succeeded and line and not config.keyed:
+        return Step("done", seconds, line["run_id"], line["outputs"], line["metrics"])
     error = line.get("outputs", {}).get("error") or end.message or "the job died without a word"
     return Step("failed", seconds, error=f"{error} (log: {log_path})", is_users_error=line.get("status") == "invalid")
 

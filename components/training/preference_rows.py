@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.config import UserError
+from components.data import store
 from components.data.chat import IGNORED, ChatTemplate
 from components.models.packing import collate
 from components.training.preference_losses import LossConfig
@@ -18,7 +19,7 @@ from components.training.rows import Tokenized, read_sample, read_split
 
 Row = Mapping[str, Any]
 Logprobs = Mapping[str, tuple[float, float]]
-_LABELLED_COLUMNS = ("answer_id", "prompt", "completion", "label")
+LABELLED_COLUMNS = ("answer_id", "prompt", "completion", "label")
 Lookup = Callable[[Sequence[Row]], tuple[Logprobs, int]]
 
 
@@ -54,15 +55,23 @@ def read(
         UserError: the table is missing or empty, no row meets the condition or it is none, or the rows are labelled
             answers, which only kto learns from.
     """
-    from components.data import store
+    paired = is_paired(table, loss)
+    convert = pair_ids(template) if paired else labelled_ids(template)
+    limits: dict[str, Any] = {"columns": PAIR_COLUMNS if paired else LABELLED_COLUMNS, "max_tokens": max_tokens}
+    training = read_split(table, "train", convert, where=where, **limits)
+    return Preferences(training, read_sample(table, "test", convert, size=size, seed=seed, **limits), paired)
 
+
+def is_paired(table: str, loss: LossConfig) -> bool:
+    """Return whether a table holds pairs, not labelled answers.
+
+    Raises:
+        UserError: the table is missing, or holds labelled answers, which only kto learns from.
+    """
     paired = "label" not in store.open_table(table).schema.names
     if not paired and loss.name != "kto":
         raise UserError(f"{table} holds labelled answers, not pairs, which '{loss.name}' needs: set loss.name=kto")
-    convert = pair_ids(template) if paired else labelled_ids(template)
-    limits: dict[str, Any] = {"columns": PAIR_COLUMNS if paired else _LABELLED_COLUMNS, "max_tokens": max_tokens}
-    training = read_split(table, "train", convert, where=where, **limits)
-    return Preferences(training, read_sample(table, "test", convert, size=size, seed=seed, **limits), paired)
+    return paired
 
 
 def labelled_ids(template: ChatTemplate) -> Callable[[Row], tuple[dict[str, Any], int]]:

@@ -1,4 +1,4 @@
-"""The doctor by its command line: over each training, and over tables that would waste one."""
+"""The doctor by its command line and as a pipeline's step, over tables that are good and one that is not."""
 
 import json
 import shutil
@@ -6,9 +6,21 @@ import shutil
 import pytest
 
 from components.data import store
-from components.data.schemas import PREFERENCE, QUESTION, STEPS
+from components.data.schemas import PREFERENCE
 from tests.workflows import warm
-from tests.workflows.toy import write_tables
+from tests.workflows.toy import pipeline_of, run_apart, write_tables
+
+STEP = """
+name: toy
+steps:
+  look:
+    workflow: doctor
+    config: {workflow: train_sft, config: {model: MODEL, demonstrations: TABLE}}
+  then:
+    workflow: report
+    after: [look]
+    config: {title: Then, path: then.html, runs: {look: <look.run_id>}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -17,38 +29,33 @@ def storage(tmp_path_factory, mlflow_database):
     folder.mkdir()
     shutil.copy(mlflow_database, folder)
     write_tables(folder, train=30, test=10)
-    uri, message = str(folder / "lancedb"), {"role": "user", "content": "What is 2 + 2?"}
-    common = {"prompt_id": "q", "prompt": [message], "split": "train"}
-    steps = {"step_id": "s", "steps": [{"text": "2 + 2 = 4", "label": 1.0}], "outcome": True}
-    store.write(uri, "steps", [{**common, **steps, "kind": "sampled", "source": "t"}], schema=STEPS, key="step_id")
-    question = {"question": "2 + 2?", "kind": "what", "answerable": False, "passages": [], "target": 0}
-    store.write(uri, "questions", [{**common, **question, "reference": "4"}], schema=QUESTION, key="prompt_id")
     answer = [{"role": "assistant", "content": "four"}]
     pair = {"pair_id": "p", "chosen": answer, "rejected": answer, "chosen_score": 1.0, "rejected_score": 0.0}
-    store.write(uri, "ties", [{**common, **pair, "kind": "what", "source": "t"}], schema=PREFERENCE, key="pair_id")
+    prompt = {"prompt_id": "q", "prompt": [{"role": "user", "content": "2 + 2?"}], "split": "train"}
+    pairs = [{**prompt, **pair, "kind": "what", "source": "t"}]
+    store.write(str(folder / "lancedb"), "ties", pairs, schema=PREFERENCE, key="pair_id")
     return folder
 
 
-TRAININGS = {
-    "train_sft": ["demonstrations"],
-    "train_dpo": ["preferences"],
-    "train_reward": ["steps", "preferences"],
-    "train_ppo": ["prompts=questions"],
-}
+def test_a_good_table_is_exit_0_with_a_line_for_each_finding(storage, tiny_model_dir, tmp_storage):
+    """The file's own storage gives way to the doctor's, as a pipeline's steps' does."""
+    file = tmp_storage / "own.yaml"
+    file.write_text(f"storage: nowhere\nmodel: {tiny_model_dir}\npreferences: ${{storage}}/lancedb#preferences\n")
+    for _ in range(2):  # a finished one does not stand for the next: the machine may have changed
+        code, line, log = warm.ask("doctor", "train_dpo", f"storage={storage}", f"file={file}")
+        assert code == 0, log[-3000:]
+        assert line["metrics"]["doctor/problem"] == 0
+        assert line["outputs"]["findings"] == sum(line["metrics"].values()) > 15
+        assert "preferences: splits" in log and "30 rows to train on, 10 held out" in log and "memory" in log
 
 
-@pytest.mark.parametrize("training", TRAININGS)
-def test_each_training_is_looked_over(training, storage, tiny_model_dir):
-    tables = [name.partition("=") for name in TRAININGS[training]]
-    keys = [f"config.{key}={storage}/lancedb#{table or key}" for key, _, table in tables]
-    code, line, log = warm.ask("doctor", training, f"storage={storage}", f"config.model={tiny_model_dir}", *keys)
-    assert code == 0, log[-3000:]
-    figures = line["metrics"]
-    assert figures["doctor/problem"] == 0 and figures["doctor/fine"] >= 9
-    assert line["outputs"]["findings"] == sum(figures.values())
-    for key, _, _ in tables:
-        assert f"{key}: splits" in log and f"{key}: length" in log
-    assert ("memory" in log) == (training != "train_ppo")
+def test_as_a_pipelines_step_it_lets_what_waits_for_it_go_on(tiny_model_dir, storage, tmp_path):
+    yaml = STEP.replace("MODEL", str(tiny_model_dir)).replace("TABLE", f"{storage}/lancedb#demonstrations")
+    done = run_apart(pipeline_of(yaml, tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / "storage" / "summary.json").read_text())
+    assert {name: step["status"] for name, step in summary["steps"].items()} == {"look": "done", "then": "done"}
+    assert summary["steps"]["look"]["run_id"]
 
 
 def test_a_table_that_would_waste_a_training_is_exit_2_with_what_to_change(storage, tiny_model_dir, tmp_storage):
@@ -66,6 +73,8 @@ def test_what_it_cannot_look_over_and_what_is_mistyped_is_told(storage, tiny_mod
     code, line, _ = warm.ask("doctor", "build_index", f"storage={storage}")
     assert code == 2 and "got workflow=build_index" in line["outputs"]["error"]
     model, table = f"config.model={tiny_model_dir}", f"config.preferences={storage}/lancedb#preferences"
-    code, line, _ = warm.ask("doctor", "train_dpo", f"storage={storage}", model, table, "config.optim.epoch=2")
+    code, line, _ = warm.ask(
+        "doctor", "train_dpo", f"storage={storage}", model, table, "config.optim.epoch=2", "--plan"
+    )
     assert code == 2
     assert line["outputs"]["error"] == "unknown key 'config.optim.epoch': did you mean 'epochs'?"

@@ -17,11 +17,18 @@ _LONGER_SHARE = 0.7  # chosen answers that are the longer ones: more is worth a 
 _LEAST_SHARE = 0.05  # of labels of one kind: fewer is worth a look
 
 
-def splits(train: Sequence[Row], test: Sequence[Row]) -> Finding:
-    """Whether there is something to learn from, and something to measure on."""
-    if not train:
+def splits(train: Sequence[Row], test: Sequence[Row], *, learned: bool = True, needs_test: bool = False) -> Finding:
+    """Whether there is something to learn from, and something to measure on.
+
+    Args:
+        learned: whether the table is trained on, not only measured on.
+        needs_test: whether the training refuses to go without held-out rows.
+    """
+    if learned and not train:
         return problem("splits", "no row to train on: build the table with rows in split 'train'")
-    counts = f"{len(train)} rows to train on, {len(test)} held out"
+    counts = f"{len(train)} rows to train on, {len(test)} held out" if learned else f"{len(test)} rows held out"
+    if not test and needs_test:
+        return problem("splits", f"{counts}: build the table with rows in split 'test', on which it is measured")
     if not test:
         return look("splits", f"{counts}: nothing will tell whether the model got better on what it has not seen")
     return fine("splits", counts)
@@ -37,7 +44,8 @@ def leaks(train: Sequence[Row], test: Sequence[Row]) -> Finding:
 
 def pairs(train: Sequence[Row], test: Sequence[Row]) -> list[Finding]:
     """What is particular to preference pairs."""
-    ties = row_filters.ties(train, TieConfig())
+    scored = [_with_scores(row) for row in train]
+    ties = row_filters.ties(scored, TieConfig())
     _, conflicts = row_filters.conflicts(train, ConflictConfig(policy="report"), {})
     shown = _shown(train, test)
     total = len(train)
@@ -52,8 +60,10 @@ def pairs(train: Sequence[Row], test: Sequence[Row]) -> list[Finding]:
         for check, number, what in wrong
     ]
     found.append(_repeats(len(row_filters.repeats(train)), total))
-    longer = sum(len(said(row["chosen"])) > len(said(row["rejected"])) for row in train) / total
-    text = f"the chosen answer is the longer one in {longer:.0%} of the pairs"
+    lengths = [(len(said(row["chosen"])), len(said(row["rejected"]))) for row in train]
+    unequal = [chosen > rejected for chosen, rejected in lengths if chosen != rejected]
+    longer = sum(unequal) / len(unequal) if unequal else 0.5
+    text = f"the chosen answer is the longer one in {longer:.0%} of the pairs of unequal length"
     if longer > _LONGER_SHARE or longer < 1 - _LONGER_SHARE:
         return [*found, look("length bias", f"{text}: length alone can be learnt, so compare lengths after training")]
     return [*found, fine("length bias", text)]
@@ -69,6 +79,14 @@ def labelled(train: Sequence[Row]) -> list[Finding]:
     return [(look if few else fine)("labels", text), answers(train)]
 
 
+def steps(train: Sequence[Row]) -> Finding:
+    """Solutions without a labelled step, which a process reward cannot learn from."""
+    unlabelled = sum(all(step["label"] is None for step in row["steps"]) for row in train)
+    what = "solutions have no labelled step, and are left out"
+    limit = (len(train) - 1) / len(train)  # those that have one are learnt from
+    return some("labels", unlabelled, len(train), what, otherwise="each solution has labelled steps", limit=limit)
+
+
 def answers(train: Sequence[Row]) -> Finding:
     """Demonstrations that come again."""
     seen = Counter((normal(said(row["prompt"])), normal(said(row["completion"]))) for row in train)
@@ -78,6 +96,12 @@ def answers(train: Sequence[Row]) -> Finding:
 def _repeats(number: int, total: int) -> Finding:
     what = "rows come again, so that they count more than others"
     return some("repeats", number, total, what, otherwise="none", limit=_REPEATED_SHARE)
+
+
+def _with_scores(row: Row) -> Row:
+    """The row, with scores that prefer what was chosen where it has none: nobody knows better."""
+    known = row.get("chosen_score") is not None and row.get("rejected_score") is not None
+    return row if known else {**row, "chosen_score": 1.0, "rejected_score": 0.0}
 
 
 def _shown(train: Sequence[Row], test: Sequence[Row]) -> row_filters.Verdicts:

@@ -1,131 +1,99 @@
 """Looks over a training's configuration: its model, its rows, this machine."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from components.config import UserError, WorkflowConfig
-from components.data import store
+from components import storage
+from components.config import WorkflowConfig
 from components.data.chat import ChatTemplate
 from components.models import sources
 from components.training.doctor import contents, machine, model, tokens
-from components.training.doctor.findings import Finding
-from components.training.rows import split_condition
+from components.training.doctor.findings import Finding, problem
+from components.training.doctor.tables import DEMONSTRATIONS, LABELLED, PAIRS, STEPS, Table, answers_of, tables_of
 from components.training.settings import Recipe, TrainingConfig
-
-Row = Mapping[str, Any]
-_TABLES = ("demonstrations", "preferences", "steps", "prompts")  # keys of the trainings' tables
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What the rows of a table are, which its columns tell."""
-
-    name: str
-    columns: tuple[str, ...]  # that the rows are looked at for
-    sides: int = 1  # sequences that a row is in a forward pass
-
-
-@dataclass(frozen=True)
-class _Limit:
-    """How long rows may be."""
-
-    tokens: int
-    key: str
-    longest: int  # what the model reads at once: a row, and what is drawn after it
-
-    @classmethod
-    def of(cls, config: Any) -> "_Limit":
-        """The limit in a training's configuration: PPO has one of its prompts, which are answered."""
-        if isinstance(config, TrainingConfig):
-            return cls(config.max_tokens, "max_tokens", config.max_tokens)
-        longest = config.max_prompt_tokens + config.rollout.max_new_tokens
-        return cls(config.max_prompt_tokens, "max_prompt_tokens", longest)
-
-
-_PAIRS = _Kind(
-    "pairs",
-    ("pair_id", "prompt_id", "prompt", "chosen", "rejected", "chosen_score", "rejected_score", "votes", "split"),
-    sides=2,
-)
-_LABELLED = _Kind("labelled answers", ("prompt_id", "prompt", "completion", "label", "split"))
-_DEMONSTRATIONS = _Kind("demonstrations", ("prompt_id", "prompt", "completion", "split"))
-_STEPS = _Kind("steps", ("prompt_id", "prompt", "steps", "split"))
-_PROMPTS = _Kind("prompts", ("prompt_id", "prompt", "split"))
 
 
 def examine(config: WorkflowConfig, *, rows: int) -> Iterator[Finding]:
-    """Yield what is found, a table at a time; nothing is started and nothing is written.
+    """Yield what is found, a table at a time; nothing is started, and of a hub's model a copy is fetched.
 
     Args:
         config: of a training workflow, prepared as its ``main`` gets it.
         rows: how many of a table's training rows are tokenized, drawn by the configuration's seed.
 
     Raises:
-        UserError: the training would refuse its configuration, its model or a table right away.
+        UserError: the training would refuse its model, or the kind of a table.
     """
     yield machine.versions()
-    cache = machine.storage_of(config) / "cache"
-    folder = sources.resolve(config.model, cache)  # type: ignore[attr-defined]
+    parts: Any = config
+    cache = storage.folder(config.storage) / "cache"
+    folder = sources.resolve(parts.model, cache)
     template = ChatTemplate.from_folder(folder)
-    limit = _Limit.of(config)
-    yield from model.examine(folder, template, config.adapter, longest=limit.longest)  # type: ignore[attr-defined]
-    tables = [(key, ref) for key in _TABLES if (ref := getattr(config, key, None))]
-    if not tables:
-        raise UserError(f"there is nothing to learn from: give one of {', '.join(_TABLES)}")
-    kinds = {key: _kind(ref) for key, ref in tables}
-    for key, ref in tables:
-        for found in _table(ref, kinds[key], template, config, rows, limit):
-            yield Finding(f"{key}: {found.check}", found.state, found.text)
+    yield from model.examine(folder, template, parts.adapter)
+    if not isinstance(config, TrainingConfig):
+        _check_rewards(parts, folder, cache, template)
+    key = "max_tokens" if isinstance(config, TrainingConfig) else "max_prompt_tokens"
+    limit, longest, sides = getattr(config, key), 0, 1
+    for table in tables_of(config):
+        seen = tokens.read(_drawn(table.main, rows, config.seed), answers_of, template)
+        held_out = tokens.read(_drawn(table.test, parts.eval_rows, config.seed), answers_of, template)
+        longest = max(longest, seen.longest(limit), held_out.longest(limit))
+        sides = table.kind.sides if table.learned else sides
+        found = [contents.splits(table.train, table.test, learned=table.learned, needs_test=_is_measured(config))]
+        found += _broken(table)
+        if table.main:
+            found += [*seen.findings(limit, key), *_of_contents(table)]
+        if table.learned and held_out.refused:
+            found.append(problem("held-out rows", f"{len(held_out.refused)} are refused: {held_out.refused[0]}"))
+        yield from (Finding(f"{table.key}: {one.check}", one.state, one.text) for one in found)
+    drawn = 0 if isinstance(config, TrainingConfig) else parts.rollout.max_new_tokens
+    yield model.context(folder, longest + drawn)
     if isinstance(config, TrainingConfig):
         recipe = Recipe.of(config)
-        batch_tokens = recipe.optim.micro_batch_size * limit.tokens * max(kind.sides for kind in kinds.values())
-        yield machine.memory(folder, recipe, batch_tokens)
-        yield machine.space(machine.storage_of(config), folder, recipe, batch_tokens)
+        yield machine.memory(folder, recipe, recipe.optim.micro_batch_size * longest * sides, config.ray)
+        yield machine.space(storage.folder(config.storage), folder, recipe)
 
 
-def _kind(ref: str) -> _Kind:
-    columns = set(store.open_table(ref).schema.names)
-    for kind, needed in (
-        (_PAIRS, {"chosen", "rejected"}),
-        (_LABELLED, {"completion", "label"}),
-        (_DEMONSTRATIONS, {"completion"}),
-        (_STEPS, {"steps"}),
-        (_PROMPTS, {"prompt"}),
-    ):
-        if needed <= columns:
-            return kind
-    raise UserError(f"{ref} has none of the columns prompt, chosen, completion, steps: it is no table to train on")
+def _is_measured(config: WorkflowConfig) -> bool:
+    """Whether a training cannot do without held-out rows: a reward's mean and deviation are taken on them."""
+    return "health" in type(config).model_fields
 
 
-def _table(
-    ref: str, kind: _Kind, template: ChatTemplate, config: WorkflowConfig, size: int, limit: _Limit
-) -> Iterator[Finding]:
-    there = set(store.open_table(ref).schema.names)
-    columns = [name for name in kind.columns if name in there]
-    train = store.read(ref, columns=columns, where=split_condition("train", getattr(config, "where", None)))
-    test = store.read(ref, columns=columns, where="split = 'test'")
-    yield contents.splits(train, test)
-    if not train:
+def _drawn(rows: list[dict[str, Any]], size: int, seed: int) -> list[dict[str, Any]]:
+    return random.Random(seed).sample(rows, min(size, len(rows)))
+
+
+def _broken(table: Table) -> list[Finding]:
+    if not table.broken:
+        return []
+    return [problem("rows", f"{table.broken} have no text where a message has it: leave them out of the table")]
+
+
+def _of_contents(table: Table) -> Iterator[Finding]:
+    if not table.learned:
         return
-    sample = random.Random(config.seed).sample(train, min(size, len(train)))
-    yield from tokens.examine(sample, _answers, template, limit=limit.tokens, limit_key=limit.key)
-    yield contents.leaks(train, test)
-    if kind is _PAIRS:
-        yield from contents.pairs(train, test)
-    elif kind is _LABELLED:
-        yield from contents.labelled(train)
-    elif kind is _DEMONSTRATIONS:
-        yield contents.answers(train)
+    yield contents.leaks(table.train, table.test)
+    if table.kind is PAIRS:
+        yield from contents.pairs(table.train, table.test)
+    elif table.kind is LABELLED:
+        yield from contents.labelled(table.train)
+    elif table.kind is DEMONSTRATIONS:
+        yield contents.answers(table.train)
+    elif table.kind is STEPS:
+        yield contents.steps(table.train)
 
 
-def _answers(row: Row) -> Sequence[Sequence[Mapping[str, str]]]:
-    if "chosen" in row:
-        return [row["chosen"], row["rejected"]]
-    if "completion" in row:
-        return [row["completion"]]
-    if "steps" in row:
-        solution = "\n".join(step["text"] for step in row["steps"])
-        return [[{"role": "assistant", "content": solution}]]
-    return []
+def _check_rewards(config: Any, folder: Path, cache: Path, template: ChatTemplate) -> None:
+    """Refuse rewards that PPO would refuse, and a judge without questions."""
+    from components.data import store
+    from components.models.adapter_base import check_on_trunk
+    from components.training.ppo.job import check_rewards
+
+    marks: Mapping[str, Any] = check_rewards(config.rewards, template)
+    if config.adapter.name != "none" and marks["rewards"]:
+        digest = sources.digest(folder, cache)
+        for reward in config.rewards:
+            check_on_trunk(Path(reward), digest)
+    if config.reward.judge:
+        store.check_columns(config.prompts, ("answerable",))

@@ -1,37 +1,50 @@
 """What this machine has of what a training takes: memory, space, package versions."""
 
 import importlib.metadata
+import os
 import shutil
 from pathlib import Path
 
-from components.config import WorkflowConfig
+from components.config import RayConfig
 from components.training.doctor.findings import Finding, fine, look, problem
 from components.training.estimate import WORKER_GIB, planned_memory
-from components.training.settings import Recipe
+from components.training.settings import Recipe, weight_dtype
 
 _TIGHT_SHARE = 0.8  # of what is free: more is worth a look
 _GIB = 2**30
+_STATE_BYTES = 16  # of a trained weight in a checkpoint: itself, a float32 copy, Adam's two moments
 
 
-def memory(folder: Path, recipe: Recipe, batch_tokens: int) -> Finding:
-    """Whether the workers fit where they run, by arithmetic; on a running cluster only its own hosts could say."""
-    workers = recipe.scale.workers
-    planned = planned_memory(folder, recipe, batch_tokens).bytes / _GIB
+def memory(folder: Path, recipe: Recipe, batch_tokens: int, ray: RayConfig) -> Finding:
+    """Whether the workers fit where they run, by arithmetic that leaves out what saves activations.
+
+    That they fit is promised, that they do not only of weights and optimizer; other hosts nobody has asked.
+    """
+    dtype = weight_dtype(recipe.optim.dtype, recipe.scale.gpu)
+    least, most = (planned_memory(folder, recipe, tokens, dtype).bytes / _GIB for tokens in (0, batch_tokens))
+    if ray.address or "RAY_ADDRESS" in os.environ:
+        least, most = (gib + (0 if recipe.scale.gpu else WORKER_GIB) for gib in (least, most))
+        return look("memory", f"{least:.1f} to {most:.1f} GiB a worker; the cluster's hosts were not asked for theirs")
     if recipe.scale.gpu:
         free = _gpu_free()
         if free is None:
-            return look("memory", f"{planned:.1f} GiB on each worker's GPU, and this machine has none to compare with")
-        return _fits("each worker's GPU", planned, free / _GIB)
+            return look("memory", f"{least:.1f} to {most:.1f} GiB on each worker's GPU; this machine has none")
+        return _fits("each worker's GPU", least, most, free / _GIB)
     import psutil
 
-    return _fits(f"{workers} worker(s)", (planned + WORKER_GIB) * workers, psutil.virtual_memory().available / _GIB)
+    workers = recipe.scale.workers
+    least, most = ((gib + WORKER_GIB) * workers for gib in (least, most))
+    return _fits(f"{workers} worker(s)", least, most, psutil.virtual_memory().available / _GIB)
 
 
-def _fits(what: str, planned_gib: float, free_gib: float) -> Finding:
-    text = f"{what}: at most {planned_gib:.1f} GiB of {free_gib:.1f} GiB free"
-    if planned_gib > free_gib:
-        return problem("memory", f"{text}: lower optim.micro_batch_size or max_tokens, or shard (deepspeed.stage)")
-    return (look if planned_gib > _TIGHT_SHARE * free_gib else fine)("memory", text)
+def _fits(what: str, least: float, most: float, free: float) -> Finding:
+    text = f"{what}: {least:.1f} to {most:.1f} GiB of {free:.1f} GiB free"
+    if least > free:
+        return problem("memory", f"{text}: weights and optimizer alone are too large; train an adapter, or shard them")
+    if most > _TIGHT_SHARE * free:
+        cures = "lower optim.micro_batch_size or max_tokens, or set optim.gradient_checkpointing=true"
+        return look("memory", f"{text}: if it runs out, {cures}")
+    return fine("memory", text)
 
 
 def _gpu_free() -> int | None:
@@ -41,11 +54,10 @@ def _gpu_free() -> int | None:
     return torch.cuda.mem_get_info(0)[0] if torch.cuda.is_available() else None
 
 
-def space(storage: Path, folder: Path, recipe: Recipe, batch_tokens: int) -> Finding:
+def space(storage: Path, folder: Path, recipe: Recipe) -> Finding:
     """Whether checkpoints and the result fit on the disk that has the storage."""
-    planned = planned_memory(folder, recipe, batch_tokens)
-    # A checkpoint has trained weights and, of each, Adam's state and a float32 copy.
-    need = (planned.trained * 16 * recipe.save.keep + planned.parameters * 4) / _GIB
+    planned = planned_memory(folder, recipe, 0)
+    need = planned.trained * (_STATE_BYTES * recipe.save.keep + 4) / _GIB
     free = shutil.disk_usage(storage).free / _GIB
     text = f"{recipe.save.keep} checkpoints and the result take about {need:.1f} GiB of {free:.1f} GiB free"
     return (problem if need > free else fine)("disk", text)
@@ -59,10 +71,9 @@ def versions(package: str = "raylign") -> Finding:
         wanted = [Requirement(line) for line in importlib.metadata.requires(package) or ()]
     except importlib.metadata.PackageNotFoundError:
         return look("packages", f"{package} is not installed here (pip install -e .), so versions are not compared")
+    wanted = [need for need in wanted if need.marker is None or need.marker.evaluate({"extra": ""})]
     wrong = []
     for need in wanted:
-        if need.marker and not need.marker.evaluate({"extra": ""}):
-            continue
         try:
             version = importlib.metadata.version(need.name)
         except importlib.metadata.PackageNotFoundError:
@@ -73,10 +84,3 @@ def versions(package: str = "raylign") -> Finding:
     if wrong:
         return problem("packages", f"{'; '.join(wrong)}: run make setup")
     return fine("packages", f"{len(wanted)} requirements are met")
-
-
-def storage_of(config: WorkflowConfig) -> Path:
-    """The folder that a configuration's storage has on this machine."""
-    from components import storage
-
-    return storage.folder(config.storage)

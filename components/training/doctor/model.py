@@ -6,20 +6,19 @@ from typing import Any
 
 from components.data.chat import ChatTemplate
 from components.models import memory
-from components.models.adapters import AdapterConfig
+from components.models.adapters import AdapterConfig, check_blocks
 from components.training.doctor.findings import Finding, fine, look, problem
 
 
-def examine(folder: Path, template: ChatTemplate, adapter: AdapterConfig, *, longest: int) -> list[Finding]:
-    """Return what there is to say of the model.
-
-    Args:
-        longest: tokens that the model is to read at once.
+def examine(folder: Path, template: ChatTemplate, adapter: AdapterConfig) -> list[Finding]:
+    """Return what there is to say of the model, whatever it is trained on.
 
     Raises:
-        UserError: its weights or its config cannot be read without loading them.
+        UserError: its weights or its config cannot be read without loading them, or the adapter has no block.
     """
-    found = [_stops(folder, template), _padding(template), _positions(folder, longest)]
+    shape = memory.read_shape(folder)
+    check_blocks(adapter, shape.layers)
+    found = [_stops(folder, template), _padding(template), _vocabulary(template, shape.vocabulary)]
     if adapter.name != "none":
         trained = memory.adapter_parameters(folder, adapter)
         where = f"adapter.target_modules={adapter.target_modules}"
@@ -30,25 +29,38 @@ def examine(folder: Path, template: ChatTemplate, adapter: AdapterConfig, *, lon
     return found
 
 
+def context(folder: Path, longest: int) -> Finding:
+    """Whether the model reads as much as the longest row has, and what is drawn after it."""
+    positions = memory.read_shape(folder).max_positions
+    if not positions:
+        return look("context", "the model's config does not say how much it reads")
+    if longest > positions:
+        cure = "lower the limit on rows, or run extend_context"
+        return problem("context", f"it reads {positions} tokens, and the longest row has {longest}: {cure}")
+    return fine("context", f"it reads {positions} tokens, the longest row has {longest}")
+
+
 def _stops(folder: Path, template: ChatTemplate) -> Finding:
-    """Whether a server stops at the token that training ends each answer with."""
-    stops = _stop_ids(folder)
-    end = template.tokenizer.convert_ids_to_tokens(template.turn_end_id)
+    """Whether generation stops at the token that training ends each answer with."""
+    name = template.tokenizer.convert_ids_to_tokens
+    end, stops, own = name(template.turn_end_id), _stop_ids(folder), template.tokenizer.eos_token_id
     if template.turn_end_id in stops:
         return fine("turn end", f"{end} ends an answer in training, and generation stops at it")
-    names = ", ".join(str(template.tokenizer.convert_ids_to_tokens(stop)) for stop in sorted(stops)) or "nothing"
+    others = ", ".join(str(name(stop)) for stop in sorted(stops)) or "nothing"
+    cure = f"add {template.turn_end_id} to eos_token_id in its generation_config.json"
+    if template.turn_end_id == own:  # vLLM stops at the tokenizer's end, too; transformers' generate does not
+        return look("turn end", f"{end} ends an answer for vLLM, but for transformers it is {others}: {cure}")
     return problem(
-        "turn end",
-        f"answers end in {end}, and the model stops at {names}, so that it would talk on: add {template.turn_end_id} "
-        "to eos_token_id in its generation_config.json",
+        "turn end", f"answers end in {end}, and the model stops at {others}, so that it would talk on: {cure}"
     )
 
 
 def _stop_ids(folder: Path) -> set[int]:
-    """The ids at which generation stops, as engines read them: of generation_config.json, else of config.json."""
+    """The ids in generation_config.json, else in config.json."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
-        stops: Any = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+        page: Any = json.loads(path.read_text()) if path.is_file() else {}
+        stops = page.get("text_config", page).get("eos_token_id")
         if stops is not None:
             return set(stops) if isinstance(stops, list) else {stops}
     return set()
@@ -61,12 +73,11 @@ def _padding(template: ChatTemplate) -> Finding:
     return fine("padding", str(pad))
 
 
-def _positions(folder: Path, longest: int) -> Finding:
-    positions = memory.read_shape(folder).max_positions
-    if not positions:
-        return look("context", "the model's config does not say how much it reads")
-    if longest > positions:
+def _vocabulary(template: ChatTemplate, embedded: int) -> Finding:
+    """Whether each token has a row of the embedding: one that was added without it is an index error on a GPU."""
+    known = len(template.tokenizer)
+    if known > embedded:
         return problem(
-            "context", f"it reads {positions} tokens, and rows may have {longest}: lower that, or run extend_context"
+            "vocabulary", f"the tokenizer has {known} tokens, and the model {embedded}: resize its embedding"
         )
-    return fine("context", f"it reads {positions} tokens, rows have at most {longest}")
+    return fine("vocabulary", f"{known} tokens, {embedded} in the model")

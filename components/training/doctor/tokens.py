@@ -1,17 +1,20 @@
-"""What a training's rows are as tokens: what the template makes of them, what carries loss, what is too long."""
+"""What a training's rows are as tokens: what the template makes of them, what is an answer, what is too long."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from components.config import UserError
 from components.data.chat import ChatTemplate
+from components.data.curation.texts import said
 from components.training.doctor.findings import Finding, fine, look, problem, some
 
 Row = Mapping[str, Any]
-Answers = Callable[[Row], Sequence[Sequence[Mapping[str, str]]]]
+Messages = Sequence[Mapping[str, str]]
+Answers = Callable[[Row], Sequence[Messages]]
 
 _LONG_SHARE = 0.01  # of rows that are left out as too long: more is worth a look
+_MOST_SHARE = 0.5  # the same: more is a problem
 _KEPT_SHARE = 0.99  # of rows that a proposed limit keeps
 
 
@@ -28,51 +31,78 @@ class _Lengths:
         return self.prompt + max(self.answers, default=0)
 
 
-def examine(
-    rows: Sequence[Row], answers_of: Answers, template: ChatTemplate, *, limit: int, limit_key: str
-) -> list[Finding]:
-    """Return what there is to say of these rows as tokens.
+@dataclass
+class Seen:
+    """Rows as tokens, and those of them with something to say about."""
+
+    lengths: list[_Lengths] = field(default_factory=list)  # of each row that the template takes
+    refused: list[UserError] = field(default_factory=list)
+    changed: list[Row] = field(default_factory=list)
+    controlled: list[Row] = field(default_factory=list)
+    empty: int = 0  # answers
+
+    def longest(self, limit: int) -> int:
+        """Tokens of the longest row that is not left out; 0 where all are."""
+        return max((row.longest for row in self.lengths if row.longest <= limit), default=0)
+
+    def findings(self, limit: int, limit_key: str) -> list[Finding]:
+        """What there is to say.
+
+        Args:
+            limit: tokens that a row may have (a pair: on a side).
+            limit_key: what the limit is called in the configuration.
+        """
+        total = len(self.lengths) + len(self.refused)
+        found = [_accepted(self.refused, total)]
+        if self.lengths:
+            found += [_round_trip(self.changed, len(self.lengths)), _controls(self.controlled, len(self.lengths))]
+            found += [*_answers(self.lengths, self.empty), _length(self.lengths, limit, limit_key)]
+        return found
+
+
+def read(rows: Sequence[Row], answers_of: Answers, template: ChatTemplate) -> Seen:
+    """Return rows as tokens.
 
     Args:
         answers_of: a row's answers, each as messages; none for a table of prompts.
-        limit: tokens that a row may have (a pair: on a side).
-        limit_key: what the limit is called in the configuration.
     """
-    lengths, refused, changed, controlled = [], [], [], []
+    seen, control = Seen(), _control_ids(template.tokenizer)
     for row in rows:
         answers = answers_of(row)
         try:
-            ids = [template.completion_ids(row["prompt"], answer) for answer in answers]
-            lengths.append(_Lengths(len(template.prompt_ids(row["prompt"])), tuple(map(len, ids))))
-            if not _comes_back(row["prompt"], answers, template):
-                changed.append(row)
+            prompt = template.prompt_ids(row["prompt"])
+            completions = [template.completion_ids(row["prompt"], answer) for answer in answers]
         except UserError as error:
-            refused.append(error)
+            seen.refused.append(error)
             continue
-        if _control_tokens(row["prompt"], answers, template):
-            controlled.append(row)
-    found = [_accepted(refused, len(rows))]
-    if lengths:
-        found += [_round_trip(changed, len(lengths)), _controls(controlled, len(lengths))]
-        found += [*_loss(lengths), _length(lengths, limit, limit_key)]
-    return found
+        seen.lengths.append(_Lengths(len(prompt), tuple(map(len, completions))))
+        seen.empty += sum(not said(answer).strip() for answer in answers)
+        if not all(_comes_back(row["prompt"], *one, template) for one in _sides(prompt, completions, answers)):
+            seen.changed.append(row)
+        messages = [message for part in (row["prompt"], *answers) for message in part]
+        if any(control.intersection(template.ids(message["content"])) for message in messages):
+            seen.controlled.append(row)
+    return seen
 
 
-def _comes_back(prompt: Sequence[Mapping[str, str]], answers: Sequence[Any], template: ChatTemplate) -> bool:
-    """Whether the tokens of the conversation are the text that the template rendered."""
-    texts = [template.render([*prompt, *answer]) for answer in answers] or [template.render(prompt, generation=True)]
-    return all(
-        template.tokenizer.decode(template.ids(text), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        == text
-        for text in texts
-    )
+def _sides(
+    prompt: list[int], completions: Sequence[list[int]], answers: Sequence[Messages]
+) -> list[tuple[list[int], Messages]]:
+    """(ids that a model sees, answer), or the prompt's alone."""
+    return [(prompt + ids, answer) for ids, answer in zip(completions, answers, strict=True)] or [(prompt, [])]
 
 
-def _control_tokens(prompt: Sequence[Mapping[str, str]], answers: Sequence[Any], template: ChatTemplate) -> bool:
-    """Whether somebody's words hold a special token, such as a turn's end, which the model would take as one."""
-    special = set(template.tokenizer.all_special_ids)
-    said = [message["content"] for message in [*prompt, *(message for answer in answers for message in answer)]]
-    return any(special.intersection(template.ids(text)) for text in said)
+def _comes_back(prompt: Messages, ids: list[int], answer: Messages, template: ChatTemplate) -> bool:
+    """Whether the ids are the text that the template rendered, up to the turn's end."""
+    text = template.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    whole = template.render([*prompt, *answer], generation=not answer)
+    return whole.startswith(text) and not whole[len(text) :].strip()
+
+
+def _control_ids(tokenizer: Any) -> set[int]:
+    """Tokens that somebody's words must not hold: a model takes them as a turn's end or beginning."""
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return (special | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
 
 
 def _accepted(refused: Sequence[UserError], total: int) -> Finding:
@@ -96,16 +126,17 @@ def _controls(controlled: Sequence[Row], total: int) -> Finding:
     return some("special tokens", len(controlled), total, what, otherwise="none in what is said")
 
 
-def _loss(lengths: Sequence[_Lengths]) -> list[Finding]:
-    """Which tokens carry loss, and answers that are nothing but a turn's end."""
-    answers = [tokens for row in lengths for tokens in row.answers]
-    if not answers:
+def _answers(lengths: Sequence[_Lengths], empty: int) -> list[Finding]:
+    """How much of what is read are answers, and those that say nothing."""
+    tokens = [length for row in lengths for length in row.answers]
+    if not tokens:
         return []
-    share = sum(answers) / (sum(answers) + sum(row.prompt * len(row.answers) for row in lengths))
-    found = [fine("loss", f"{share:.0%} of the tokens carry it, {sum(answers) / len(answers):.0f} an answer")]
-    empty = sum(tokens <= 1 for tokens in answers)
+    share = sum(tokens) / (sum(tokens) + sum(row.prompt * len(row.answers) for row in lengths))
     what = "answers are empty: they teach to say nothing"
-    return [*found, some("empty answers", empty, len(answers), what, otherwise="none")]
+    return [
+        fine("answers", f"{share:.0%} of the tokens, {sum(tokens) / len(tokens):.0f} each, the turn's end included"),
+        some("empty answers", empty, len(tokens), what, otherwise="none"),
+    ]
 
 
 def _length(lengths: Sequence[_Lengths], limit: int, key: str) -> Finding:
@@ -114,8 +145,10 @@ def _length(lengths: Sequence[_Lengths], limit: int, key: str) -> Finding:
     seen = f"median {longest[len(longest) // 2]} tokens, longest {longest[-1]}, {key}={limit}"
     if not over:
         return fine("length", f"{seen}: no row is left out")
+    text = f"{seen}: {over} of {len(longest)} rows are left out"
     enough = longest[min(len(longest) - 1, int(_KEPT_SHARE * len(longest)))]
-    text = f"{seen}: {over} of {len(longest)} rows are left out; {key}={enough} keeps {_KEPT_SHARE:.0%} of them"
-    if over == len(longest):
+    if enough > limit:
+        text += f"; {key}={enough} keeps {_KEPT_SHARE:.0%} of them"
+    if over > _MOST_SHARE * len(longest):
         return problem("length", text)
     return (look if over > _LONG_SHARE * len(longest) else fine)("length", text)

@@ -78,10 +78,35 @@ def test_answers_that_win_by_length_are_worth_a_look():
     assert "10%" in _pairs([*shorter, *_even(2)])["length bias"].text
 
 
+def test_answers_of_one_length_have_no_bias():
+    same = [_pair(number, "A", "B") for number in range(8)]
+    assert _pairs(same)["length bias"].state is State.FINE
+
+
+def test_pairs_that_nobody_scored_are_no_ties():
+    rows = [{**row, "chosen_score": None, "rejected_score": None} for row in _even(4)]
+    assert _pairs(rows)["ties"].state is State.FINE
+    for row in rows:
+        del row["chosen_score"], row["rejected_score"]
+    assert _pairs(rows)["ties"].state is State.FINE
+    assert "1 of 5" in _pairs([*rows, {**rows[0], "pair_id": "t", "rejected": rows[0]["chosen"]}])["ties"].text
+
+
+def test_steps_need_labels():
+    labels = [[1.0, 0.0], [None, 1.0], [None]]
+    rows = [{"steps": [{"text": "so", "label": label} for label in own]} for own in labels]
+    assert contents.steps(rows[:2]).state is State.FINE
+    found = contents.steps(rows)
+    assert found.state is State.LOOK and "1 of 3" in found.text
+    assert contents.steps(rows[2:]).state is State.PROBLEM
+
+
 def test_splits_without_rows():
     assert contents.splits([], _even(2)).state is State.PROBLEM
     found = contents.splits(_even(2), [])
     assert found.state is State.LOOK and "2 rows to train on, 0 held out" in found.text
+    assert contents.splits(_even(2), [], needs_test=True).state is State.PROBLEM
+    assert contents.splits([], _even(2), learned=False).text == "2 rows held out"
 
 
 def test_labels_need_both_kinds():

@@ -4,8 +4,8 @@ import importlib.metadata
 
 import numpy
 import psutil
-import pytest
 
+from components.config import RayConfig
 from components.models.adapters import AdapterConfig
 from components.training.deepspeed import DeepSpeedConfig
 from components.training.doctor import machine
@@ -13,43 +13,65 @@ from components.training.doctor.findings import State
 from components.training.settings import OptimConfig, Recipe, SaveConfig, ScaleConfig
 
 
-def _recipe(**scale) -> Recipe:
-    optim = OptimConfig(dtype="float32", micro_batch_size=1)
-    return Recipe(AdapterConfig(name="none"), optim, DeepSpeedConfig(), ScaleConfig(**scale), SaveConfig(), 0)
+def _recipe(dtype="float32", adapter="none", **scale) -> Recipe:
+    optim = OptimConfig(dtype=dtype, micro_batch_size=1)
+    return Recipe(AdapterConfig(name=adapter), optim, DeepSpeedConfig(), ScaleConfig(**scale), SaveConfig(), 0)
 
 
-def test_a_small_training_fits_and_a_huge_batch_does_not(tiny_model_dir):
-    assert machine.memory(tiny_model_dir, _recipe(), 512).state is State.FINE
-    found = machine.memory(tiny_model_dir, _recipe(), 10**9)
-    assert found.state is State.PROBLEM and "lower optim.micro_batch_size" in found.text
-
-
-def test_what_takes_nearly_all_that_is_free_is_worth_a_look(tiny_model_dir, monkeypatch):
+def _free(monkeypatch, gib: float) -> None:
     class Memory:
-        available = int(1.7 * 2**30)  # a worker takes 1.5 GiB before any weight
+        available = int(gib * 2**30)
 
     monkeypatch.setattr(psutil, "virtual_memory", Memory)
-    assert machine.memory(tiny_model_dir, _recipe(), 8).state is State.LOOK
-    assert machine.memory(tiny_model_dir, _recipe(workers=2), 8).state is State.PROBLEM
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
-def test_a_gpu_that_is_not_here_is_not_made_up(tiny_model_dir):
+def test_weights_that_do_not_fit_are_a_problem_and_activations_worth_a_look(tiny_model_dir, monkeypatch):
+    _free(monkeypatch, 16)
+    assert machine.memory(tiny_model_dir, _recipe(), 512, RayConfig()).state is State.FINE
+    found = machine.memory(tiny_model_dir, _recipe(), 10**8, RayConfig())  # checkpointing may make room for them
+    assert found.state is State.LOOK and "optim.gradient_checkpointing" in found.text
+    _free(monkeypatch, 1.7)  # a worker takes 1.5 GiB before any weight
+    assert machine.memory(tiny_model_dir, _recipe(), 8, RayConfig()).state is State.LOOK
+    assert machine.memory(tiny_model_dir, _recipe(workers=2), 8, RayConfig()).state is State.PROBLEM
+
+
+def test_auto_is_counted_as_the_format_that_this_cpu_trains_in(tiny_model_dir, monkeypatch):
+    from components.models.load import cpu_dtype
+
+    _free(monkeypatch, 16)
+    own = str(cpu_dtype()).removeprefix("torch.")
+    auto, fixed = (machine.memory(tiny_model_dir, _recipe(dtype), 10**7, RayConfig()) for dtype in ("auto", own))
+    assert auto == fixed
+
+
+def test_a_clusters_hosts_are_not_this_one(tiny_model_dir, monkeypatch):
+    _free(monkeypatch, 0.1)
+    found = machine.memory(tiny_model_dir, _recipe(workers=8), 512, RayConfig(address="somewhere:6379"))
+    assert found.state is State.LOOK and "were not asked" in found.text
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
+    assert machine.memory(tiny_model_dir, _recipe(workers=8), 512, RayConfig()) == found
+
+
+def test_a_gpu_that_is_not_here_is_not_made_up(tiny_model_dir, monkeypatch):
     import torch
 
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    found = machine.memory(tiny_model_dir, _recipe(gpu=True), 512)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = machine.memory(tiny_model_dir, _recipe(gpu=True), 512, RayConfig())
     assert found.state is State.LOOK and "this machine has none" in found.text
 
 
 def test_checkpoints_that_do_not_fit_on_the_disk_are_a_problem(tiny_model_dir, tmp_path, monkeypatch):
-    assert machine.space(tmp_path, tiny_model_dir, _recipe(), 512).state is State.FINE
+    assert machine.space(tmp_path, tiny_model_dir, _recipe()).state is State.FINE
+    trained = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 64 * 128 * 3 + 2 * 64) + 64 + 384 * 64  # all weights
 
     class Usage:
-        free = 1000
+        free = trained * (2 * 16 + 4) - 1
 
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: Usage)
-    assert machine.space(tmp_path, tiny_model_dir, _recipe(), 512).state is State.PROBLEM
+    assert machine.space(tmp_path, tiny_model_dir, _recipe()).state is State.PROBLEM
+    assert machine.space(tmp_path, tiny_model_dir, _recipe(adapter="lora")).state is State.FINE  # an adapter is small
 
 
 def test_versions_are_those_that_the_project_asks_for(monkeypatch):
@@ -57,7 +79,7 @@ def test_versions_are_those_that_the_project_asks_for(monkeypatch):
     needs = ["numpy>=9999", "no-such-package-anywhere", "pytest", "nothing-either; extra == 'gpu'"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: needs)
     found = machine.versions()
-    assert found.state is State.PROBLEM
+    assert found.state is State.PROBLEM and "nothing-either" not in found.text
     assert f"numpy is {numpy.__version__}, wanted is >=9999; no-such-package-anywhere is missing:" in found.text
 
 

@@ -17,10 +17,8 @@ def folder(tiny_model_dir, tmp_path):
     return shutil.copytree(tiny_model_dir, tmp_path / "model")
 
 
-def _look(folder, adapter=None, longest=512) -> dict:
-    found = model.examine(
-        folder, ChatTemplate.from_folder(folder), adapter or AdapterConfig(name="none"), longest=longest
-    )
+def _look(folder, adapter=None) -> dict:
+    found = model.examine(folder, ChatTemplate.from_folder(folder), adapter or AdapterConfig(name="none"))
     return {one.check: one for one in found}
 
 
@@ -43,6 +41,9 @@ def test_generation_that_stops_at_the_turn_end_is_fine(folder, ids):
 @pytest.mark.parametrize("ids", [0, [0, 1]])
 def test_generation_that_would_talk_on_is_a_problem_with_its_cure(folder, ids):
     _stop_at(folder, ids)
+    assert _look(folder)["turn end"].state is State.LOOK  # the tokenizer's own end is the turn's, which vLLM heeds
+    page = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**page, "eos_token": "<|endoftext|>"}))
     found = _look(folder)["turn end"]
     assert found.state is State.PROBLEM
     assert "answers end in <|im_end|>, and the model stops at <|endoftext|>" in found.text
@@ -54,13 +55,28 @@ def test_without_a_generation_config_the_models_own_end_counts(folder):
     assert _look(folder)["turn end"].state is State.FINE
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
-    assert "stops at nothing" in _look(folder)["turn end"].text
+    assert "for transformers it is nothing" in _look(folder)["turn end"].text
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": 0, "text_config": {"eos_token_id": 2}}))
+    assert model._stop_ids(folder) == {2}
 
 
 def test_rows_longer_than_the_model_reads_are_a_problem(folder):
-    assert _look(folder, longest=1024)["context"].state is State.FINE
-    found = _look(folder, longest=1025)["context"]
-    assert found.state is State.PROBLEM and "reads 1024 tokens, and rows may have 1025" in found.text
+    assert model.context(folder, 1024).state is State.FINE
+    found = model.context(folder, 1025)
+    assert found.state is State.PROBLEM and "reads 1024 tokens, and the longest row has 1025" in found.text
+    config = json.loads((folder / "config.json").read_text())
+    rope = {"rope_theta": 10_000.0, "rope_type": "linear", "factor": 2.0}
+    (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
+    assert model.context(folder, 2048).state is State.FINE  # engines multiply the length in the config
+    assert model.context(folder, 2049).state is State.PROBLEM
+
+
+def test_tokens_that_the_embedding_does_not_have_are_a_problem(folder):
+    tokenizer = ChatTemplate.from_folder(folder).tokenizer
+    tokenizer.add_tokens([f"<new{number}>" for number in range(200)])
+    tokenizer.save_pretrained(folder)
+    found = _look(folder)["vocabulary"]
+    assert found.state is State.PROBLEM and f"has {len(tokenizer)} tokens, and the model 384" in found.text
 
 
 def test_an_adapter_of_no_layer_is_a_problem(folder):
@@ -70,6 +86,11 @@ def test_an_adapter_of_no_layer_is_a_problem(folder):
     assert found.state is State.FINE and f"lora of {weights / 1e6:.2f} M weights" in found.text
     found = _look(folder, AdapterConfig(name="lora", target_modules=("nowhere",)))["adapter"]
     assert found.state is State.PROBLEM and "nowhere" in found.text
+
+
+def test_an_adapter_above_the_last_block_is_refused(folder):
+    with pytest.raises(UserError, match="the model has 2 blocks"):
+        _look(folder, AdapterConfig(name="lora", first_layer=2))
 
 
 def test_a_folder_without_weights_is_refused(folder):

@@ -1,11 +1,11 @@
 # make demo     installs, then runs the whole job on this machine
 # make test     installs, then runs the tests; make test-all runs further cases, too
 # make serve    serves the model that the demo made, until Ctrl-C
-# make ui       shows every run in the MLflow UI
-HARDWARE ?= cpu
+# make ui       shows every run in the MLflow UI; STORAGE=artifacts/mine shows another storage's
+HARDWARE ?= $(if $(wildcard .venv/.setup-gpu),gpu,cpu)
 PYTHON   ?= python3
 DEMO     := workflows/configs/pipeline/demo.yaml
-STORAGE  := artifacts/demo
+STORAGE  ?= artifacts/demo
 BIN      := .venv/bin
 # A set-up is repeated when pyproject.toml or the hardware changes.
 STAMP    := .venv/.setup-$(HARDWARE)

@@ -83,10 +83,13 @@ def check(place: str) -> None:
     """Write to an object store and take it away again; a folder is made.
 
     Raises:
-        UserError: it cannot be written to, with the service's own words.
+        UserError: it cannot be written to, with the system's or the service's own words.
     """
     if not is_remote(place):
-        folder(place).mkdir(parents=True, exist_ok=True)
+        try:
+            folder(place).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"storage={place} is no folder that can be made: {error.strerror}") from error
         return
     try:
         system, path = _open(f"{place}/.writable-{uuid.uuid4().hex}")

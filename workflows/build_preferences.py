@@ -77,6 +77,8 @@ def main(config: BuildPreferences, run: "Run") -> "Result":
         samples = {of: [reply["text"] for reply in own] for of, own in draw(config, run, asked).items()}
         built = build.write_chosen(uri, chosen, samples, config.sizes, config.pairs, cleaning)
         run.log_text(selection.sample_text(chosen, built.pairs), "samples.md")
+    for name, table in built.tables.items():
+        run.log_dataset(name, table, "made")
     facts = {"tables": built.tables, "sampled_from": config.model, "seed": config.seed}
     write_lineage(run.dir, kind="preferences", run=run, parents=sources, facts=facts)
     return Result({**built.tables, **outputs, **log_data_card(run, built.card, built.left_out)}, built.figures)

@@ -51,6 +51,7 @@ def main(config: Pipeline, run: "Run") -> "Result":
     )
     with PeakMemory() as memory:
         steps = run_steps(whole.steps, setting)
+    run.adopt([step.run_id for step in steps.values() if step.status == "cached" and step.run_id], orphans=True)
     seconds = time.monotonic() - started
     return conclude(run, storage, setting.folder, steps, evaluations, seconds, memory.peak_bytes)
 

@@ -23,7 +23,7 @@ class Report(WorkflowConfig):
     figures: dict[str, dict[str, float]] = Field({}, description="heading → figures shown as a table")
     sweeps: dict[str, InputPath] = Field({}, description="heading → comparison of a sweep, its step's output sweep")
     transcript: InputPath | None = Field(None, description="transcript.json of the serve workflow")
-    model: InputPath | None = Field(None, description="folder of the served model, whose lineage is shown")
+    model: InputPath | None = Field(None, description="folder of the endpoint or of a model, whose lineage is shown")
     path: str = Field("report.html", description="where to write the page, within the storage")
 
 

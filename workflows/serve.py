@@ -34,7 +34,8 @@ class Serve(WorkflowConfig):
     ask: tuple[str, ...] = Field((), description="questions to ask every name, streaming and not")
     keep: bool = Field(False, description="stay up until Ctrl-C instead of stopping after the questions")
     questions: TableRef | None = Field(None, description="questions table whose test split is answered over HTTP")
-    evaluate_limit: int | None = Field(None, ge=1, description="how many of those; none takes all")
+    preferences: TableRef | None = Field(None, description="pairs table whose test split is ranked over HTTP")
+    evaluate_limit: int | None = Field(None, ge=1, description="how many of either; none takes all")
     evaluate_max_tokens: int = Field(48, ge=1, description="longest answer to them, in tokens")
 
 
@@ -46,13 +47,13 @@ def main(config: Serve, run: "Run") -> "Result":
     from components.tracking.run import Result
 
     plan = make_plan(config)
-    exam = session.Exam(config.questions, config.evaluate_limit, config.evaluate_max_tokens)
+    exam = session.Exam(config.questions, config.preferences, config.evaluate_limit, config.evaluate_max_tokens)
     session.record(plan, exam, run)
     with ray_session(config.ray, config.storage), serving(plan, config.host, config.port) as url:
         outputs, metrics = session.converse(url, config.keys, plan, config.ask, exam, run)
         if config.keep:
             session.wait_for_ctrl_c(url, plan)
-    return Result({"url": url, **outputs}, metrics)
+    return Result({"url": url, "endpoint": str(run.dir), **outputs}, metrics)
 
 
 def make_plan(config: Serve) -> "ServingPlan":

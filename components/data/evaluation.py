@@ -16,16 +16,26 @@ from components.data.statistics import interval
 Metrics = dict[str, dict[str, float]]
 
 
-def held_out(ref: str, limit: int | None = None) -> list[dict[str, Any]]:
+def held_out_questions(ref: str, limit: int | None = None) -> list[dict[str, Any]]:
     """The first `limit` rows of a questions table's test split, in the table's order.
 
     Raises:
         UserError: the table is none of questions, or has no test rows.
     """
-    from components.data import store
     from components.data.schemas import QUESTION
 
-    store.check_columns(ref, QUESTION.names)
+    return _held_out(ref, limit, QUESTION.names)
+
+
+def held_out_pairs(ref: str, limit: int | None = None) -> list[dict[str, Any]]:
+    """The first `limit` rows of a preference table's test split. Raises as `held_out_questions`."""
+    return _held_out(ref, limit, ("prompt_id", "prompt", "chosen", "rejected"))
+
+
+def _held_out(ref: str, limit: int | None, columns: Sequence[str]) -> list[dict[str, Any]]:
+    from components.data import store
+
+    store.check_columns(ref, columns)
     rows = store.read(ref, where="split = 'test'", require=True)
     return rows if limit is None else rows[:limit]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config import Config, Field, TableRef, UserError
-from components.data.evaluation import held_out
+from components.data.evaluation import held_out_questions
 from components.retrieval.guard import Guard
 from components.retrieval.injections import Injected, inject, obedience, obeyed
 from components.retrieval.measure import paired
@@ -43,7 +43,7 @@ def run_evaluation(
 
 def prompts_for(config: InjectionEvaluation, seed: int) -> list[Injected]:
     """Return the prompts of the test set, the same for every guard. Raises UserError where there are no questions."""
-    return inject(held_out(str(config.questions)), config.prompts, seed)
+    return inject(held_out_questions(str(config.questions)), config.prompts, seed)
 
 
 def rates(injected: Sequence[Injected], answers: Mapping[Guard, Sequence[str]]) -> dict[str, dict[str, float]]:

@@ -154,6 +154,33 @@ def answer_prompts(
     return answers, time.perf_counter() - began
 
 
+def mean_logprobs(
+    url: str, key: str | None, model: str, sides: Sequence[tuple[Sequence[int], Sequence[int]]], *, users: int
+) -> list[float]:
+    """Return the mean natural log-probability of each answer's tokens after its prompt, ``users`` at a time.
+
+    Args:
+        sides: (ids of a prompt, ids of an answer to it).
+    """
+    client = connect(url, key)
+    done = 0
+
+    def score(side: tuple[Sequence[int], Sequence[int]]) -> float:
+        nonlocal done
+        prompt, own = side
+        got = client.completions.create(
+            model=model, prompt=[*prompt, *own], max_tokens=1, temperature=0, echo=True, logprobs=1
+        )
+        done += 1
+        progress(done, len(sides), "held-out answers")
+        found = got.choices[0].logprobs
+        assert found is not None and found.token_logprobs is not None, "the engine gave no log-probabilities"
+        return sum(found.token_logprobs[len(prompt) : len(prompt) + len(own)]) / len(own)
+
+    with ThreadPoolExecutor(max_workers=users) as pool:
+        return list(pool.map(score, sides))
+
+
 def figures(exchanges: Sequence[Exchange]) -> dict[str, float]:
     """Return ttft_s, tokens_per_s (medians of the streams) and latency_p50_s, latency_p95_s (of all)."""
     import numpy as np

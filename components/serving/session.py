@@ -22,16 +22,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Exam:
-    """Held-out questions that are answered over HTTP; no table, no exam."""
+    """Held-out questions that are answered over HTTP, and pairs that are ranked; no table, no exam."""
 
     questions: str | None
-    limit: int | None  # how many of them; None takes all
+    preferences: str | None
+    limit: int | None  # how many of either; None takes all
     max_tokens: int  # of an answer
 
 
 def record(plan: ServingPlan, exam: Exam, run: Run) -> None:
     """Log what is served and asked, and write the endpoint's lineage into the run."""
-    for name, table, role in (("passages", plan.index, "serving"), ("questions", exam.questions, "evaluation")):
+    asked = (("questions", exam.questions, "evaluation"), ("preferences", exam.preferences, "evaluation"))
+    for name, table, role in (("passages", plan.index, "serving"), *asked):
         if table:
             run.log_dataset(name, table, role)
     parents = [plan.model, *([plan.index] if plan.index else []), *(adapter.folder for adapter in plan.adapters)]
@@ -49,10 +51,14 @@ def converse(
     """
     key = next(iter(read_keys(keys)), None)
     outputs, figures = ask_names(url, key, plan, asked, run)
-    if exam.questions is None:
-        return outputs, figures
-    judged, rates = evaluate(url, key, plan, exam.questions, exam.limit, exam.max_tokens, run)
-    return outputs | judged, figures | rates
+    evaluation: dict[str, dict[str, float]] = {}
+    if exam.preferences is not None:
+        evaluation |= rank(url, key, plan, exam.preferences, exam.limit)
+    if exam.questions is not None:
+        metrics, path, rates = answer(url, key, plan, exam.questions, exam, run)
+        evaluation, figures = evaluation | metrics, figures | rates
+        outputs |= {"answers": str(path)}
+    return outputs | ({"evaluation": evaluation} if evaluation else {}), figures
 
 
 def ask_names(
@@ -76,24 +82,41 @@ def plain_name(plan: ServingPlan) -> str:
     raise UserError("held-out prompts hold their passages already: declare a name without search and with 'direct'")
 
 
-def evaluate(
-    url: str, key: str | None, plan: ServingPlan, table: str, limit: int | None, max_tokens: int, run: Run
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Have the plain name answer the held-out questions of ``table``, many at a time; return (outputs, figures).
+def rank(url: str, key: str | None, plan: ServingPlan, table: str, limit: int | None) -> dict[str, dict[str, float]]:
+    """Have the plain name's engine say how likely the answers of held-out pairs are; return how often it is right.
+
+    They are ranked as `evaluate` ranks a model's, so that both figures compare.
+    """
+    from components.data.chat import ChatTemplate
+    from components.data.evaluation import evaluate_pairs, held_out_pairs
+
+    pairs, template = held_out_pairs(table, limit), ChatTemplate.from_folder(plan.model)
+    coded = [template.pair(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in pairs]
+    sides = [(one.prompt_ids, answer) for one in coded for answer in (one.chosen_ids, one.rejected_ids)]
+    scores = client.mean_logprobs(url, key, plain_name(plan), sides, users=USERS)
+    return evaluate_pairs(pairs, list(zip(scores[::2], scores[1::2], strict=True)))
+
+
+def answer(
+    url: str, key: str | None, plan: ServingPlan, table: str, exam: Exam, run: Run
+) -> tuple[dict[str, dict[str, float]], Path, dict[str, float]]:
+    """Have the plain name answer held-out questions, many at a time; return (metrics, file of answers, rates).
 
     The answers are judged as `evaluate` judges a model's, so that both figures compare.
     """
-    from components.data.evaluation import evaluate_answers, held_out
+    from components.data.evaluation import evaluate_answers, held_out_questions
 
-    questions = held_out(table, limit)
+    questions = held_out_questions(table, exam.limit)
     prompts = [question["prompt"] for question in questions]
-    answers, seconds = client.answer_prompts(url, key, plain_name(plan), prompts, max_tokens=max_tokens, users=USERS)
+    answers, seconds = client.answer_prompts(
+        url, key, plain_name(plan), prompts, max_tokens=exam.max_tokens, users=USERS
+    )
     path = write_answers(run, questions, answers)
     rates = {
         "busy_tokens_per_s": sum(answer["tokens"] for answer in answers) / seconds,
         "busy_requests_per_s": len(answers) / seconds,
     }
-    return {"evaluation": evaluate_answers(questions, answers), "answers": str(path)}, rates
+    return evaluate_answers(questions, answers), path, rates
 
 
 def write_answers(run: Run, questions: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> Path:

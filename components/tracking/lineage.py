@@ -16,7 +16,7 @@ FILE_NAME = "lineage.json"
 def write_lineage(
     folder: str | Path, *, kind: str, run: Run, parents: Sequence[str | Path], facts: Mapping[str, Any]
 ) -> str:
-    """Write ``lineage.json`` into ``folder`` and return its id, a SHA-256 over everything it says.
+    """Write ``lineage.json`` into ``folder`` and the run's artefacts; return its id, a SHA-256 over all that it says.
 
     Args:
         kind: what the artefact is: index, preferences, adapter, model, quantized-model …
@@ -34,7 +34,9 @@ def write_lineage(
         "parents": [_parent(parent) for parent in parents],
     }
     page["lineage_id"] = hashlib.sha256(json.dumps(page, sort_keys=True).encode()).hexdigest()
-    (Path(folder) / FILE_NAME).write_text(json.dumps(page, indent=2, sort_keys=True))
+    text = json.dumps(page, indent=2, sort_keys=True)
+    (Path(folder) / FILE_NAME).write_text(text)
+    run.log_text(text, FILE_NAME)
     return page["lineage_id"]
 
 

@@ -105,10 +105,11 @@ class Run:
         ids = [write_trace(self.tracking_uri, experiment_id, whole, run_id=self.id) for whole in wholes]
         score_traces(self.tracking_uri, self.id, ids, expected, measures)
 
-    def adopt(self, run_ids: Sequence[str]) -> None:
-        """Make this run the parent of other runs."""
+    def adopt(self, run_ids: Sequence[str], *, orphans: bool = False) -> None:
+        """Make this run the parent of other runs; with ``orphans`` of those that have none."""
         for run_id in run_ids:
-            self._client.set_tag(run_id, _PARENT, self.id)
+            if not (orphans and _PARENT in self._client.get_run(run_id).data.tags):
+                self._client.set_tag(run_id, _PARENT, self.id)
 
     def log_dataset(self, name: str, table_ref: str, role: str) -> None:
         """Record a LanceDB table and its version as an input of the run; ``role`` says what it was for."""

@@ -35,7 +35,7 @@ class HeldOut:
 
         table = store.pin(questions)
         self.run.log_dataset("questions", table, "evaluation")
-        asked = evaluation.held_out(table, limit)
+        asked = evaluation.held_out_questions(table, limit)
         prompts = [{"prompt_ids": self.template.prompt_ids(question["prompt"])} for question in asked]
         answers = engines.sample(prompts, self.model, sampling, engine)
         path = evaluation.write_answers(self.run.dir / "answers.jsonl", asked, answers)
@@ -53,7 +53,7 @@ class HeldOut:
 
         table = store.pin(preferences)
         self.run.log_dataset("preferences", table, "evaluation")
-        pairs = evaluation.held_out(table, limit)
+        pairs = evaluation.held_out_pairs(table, limit)
         coded = [self.template.pair(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in pairs]
         prompts = [pair.prompt_ids for pair in coded]
         scores = prefix_scores.mean_logprobs(

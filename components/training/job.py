@@ -108,6 +108,8 @@ def publish(
     shutil.rmtree(target, ignore_errors=True)
     os.replace(trained, target)
     discard(run.dir)
+    if recipe.adapter.name != "none":  # small enough to be in MLflow, too: runs:/<id>/adapter
+        run.log_artifact(target)
     if name:
         return {name: str(target)}
     return {recipe.output: str(target)} | ({"base": str(model)} if recipe.output == "adapter" else {})

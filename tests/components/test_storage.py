@@ -54,6 +54,16 @@ def test_files_have_addresses_too_and_other_schemes_are_refused(tmp_path: Path) 
         storage.normal("s3:///x")
 
 
+def test_a_storage_that_cannot_be_made_is_said_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"storage=.*/file/x is no folder that can be made: Not a directory"):
+        storage.check(f"{tmp_path}/file/x")
+    with pytest.raises(UserError, match="File exists"):
+        storage.check(f"{tmp_path}/file")
+    storage.check(f"{tmp_path}/new/folder")
+    assert (tmp_path / "new" / "folder").is_dir()
+
+
 def test_a_folder_comes_back_as_it_went(bucket: str, scratch: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "deep" / "er").mkdir(parents=True)

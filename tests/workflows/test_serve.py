@@ -386,7 +386,7 @@ def test_the_step_asks_evaluates_and_leaves_a_transcript(url, make_run, storage,
     questions = _questions(storage)
     config = workflow.Serve(
         model=str(tiny_model_dir), index=index, names=NAMES, storage=str(storage), ask=("What is a list?",),
-        questions=questions, evaluate_max_tokens=6,
+        questions=questions, preferences=_pairs(storage), evaluate_max_tokens=6,
     )  # fmt: skip
     result = workflow.main(config, make_run(workflow="serve"))
     exchanges = json.loads(Path(result.outputs["transcript"]).read_text())
@@ -395,10 +395,51 @@ def test_the_step_asks_evaluates_and_leaves_a_transcript(url, make_run, storage,
     ]
     assert all(each["lineage_id"] and each["request_id"] for each in exchanges)
     assert Path(result.outputs["transcript"]).with_suffix(".md").read_text().count("## What is a list?") == 6
-    assert result.outputs["evaluation"]["abstention_rate"]["n"] == 2
+    evaluation = result.outputs["evaluation"]
+    assert evaluation["abstention_rate"]["n"] == 2 and evaluation["preference_accuracy"]["n"] == 2
+    assert {"score", "grounded_rate", "abstention_rate", "preference_accuracy", "answer_tokens"} == set(evaluation)
+    assert json.loads((Path(result.outputs["endpoint"]) / "lineage.json").read_text())["kind"] == "endpoint"
     answers = json.loads(Path(result.outputs["answers"]).read_text())
     assert [answer["prompt_id"] for answer in answers] == ["q0", "q1", "q2", "q3"]
     assert {"ttft_s", "tokens_per_s", "latency_p50_s", "latency_p95_s", "busy_tokens_per_s"} <= set(result.metrics)
+
+
+def test_the_engine_says_how_likely_an_answer_is_as_the_model_by_itself_does(url, tiny_model_dir):
+    from components.data.chat import ChatTemplate
+    from components.models.prefix_scores import mean_logprobs
+    from components.serving import client
+
+    template = ChatTemplate.from_folder(tiny_model_dir)
+    asked = [{"role": "user", "content": "Which function deletes a file?"}]
+    prompt = template.prompt_ids(asked)
+    answers = [template.completion_ids(asked, text) for text in ("os.remove does [1].", "I don't know.")]
+    found = client.mean_logprobs(url, None, "docs", [(prompt, answer) for answer in answers], users=2)
+    (expected,) = mean_logprobs(tiny_model_dir, [prompt], [answers])
+    assert found == pytest.approx(expected, abs=0.02)  # the engine may compute in 16 bit
+
+
+def _pairs(storage):
+    from components.data.records import PREFERENCE
+    from components.data.store import write
+
+    rows = []
+    for number, split in enumerate(("test", "test", "train")):
+        chosen, rejected = ([{"role": "assistant", "content": text}] for text in ("It sorts [1].", "I don't know."))
+        rows.append(
+            {
+                "pair_id": f"p{number}",
+                "prompt_id": f"q{number}",
+                "kind": "what",
+                "source": "test",
+                "chosen": chosen,
+                "rejected": rejected,
+                "chosen_score": 1.0,
+                "rejected_score": 0.0,
+                "split": split,
+                "prompt": [{"role": "user", "content": f"What does list.sort do, number {number}?"}],
+            }
+        )
+    return write(str(storage / "lancedb"), "pairs", rows, schema=PREFERENCE, key="pair_id")
 
 
 def _questions(storage):

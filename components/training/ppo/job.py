@@ -175,7 +175,8 @@ def publish(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, 
     os.replace(trained, target)
     for leftover in (FOLDER, "rows"):
         shutil.rmtree(run.dir / leftover, ignore_errors=True)
-    for noted in (run.dir / "samples.jsonl", run.dir / "scores"):
+    small = [target] if output == "adapter" else []  # runs:/<id>/adapter
+    for noted in (*small, run.dir / "samples.jsonl", run.dir / "scores"):
         if noted.exists():
             run.log_artifact(noted)
     return {output: str(target)} | ({"base": str(model)} if output == "adapter" else {})

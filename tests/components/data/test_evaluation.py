@@ -3,7 +3,7 @@ import pytest
 from components.config import UserError
 from components.data import records, store
 from components.data.contexts import QuestionConfig
-from components.data.evaluation import evaluate_answers, evaluate_pairs, held_out, judged_rows
+from components.data.evaluation import evaluate_answers, evaluate_pairs, held_out_pairs, held_out_questions, judged_rows
 from components.data.grounding import ABSTENTION
 from components.data.questions import make_questions
 from tests.components.data.corpora import passages
@@ -50,11 +50,13 @@ def test_preference_accuracy_counts_wins_and_half_of_ties():
 
 def test_only_the_test_split_is_held_out(questions, tmp_path):
     ref = store.overwrite(str(tmp_path / "db"), "questions", questions, records.QUESTION)
-    found = held_out(ref)
+    found = held_out_questions(ref)
     assert [q["prompt_id"] for q in found] == [q["prompt_id"] for q in questions if q["split"] == "test"]
-    assert held_out(ref, 2) == found[:2]
+    assert held_out_questions(ref, 2) == found[:2]
     only_train = store.overwrite(
         str(tmp_path / "db"), "t", [q for q in questions if q["split"] == "train"], records.QUESTION
     )
     with pytest.raises(UserError, match="has no rows"):
-        held_out(only_train)
+        held_out_questions(only_train)
+    with pytest.raises(UserError, match="has no column 'chosen'"):
+        held_out_pairs(ref)

@@ -1,11 +1,13 @@
 """Registered models in a real MLflow store: versions, aliases that move, references that are pinned."""
 
+import json
 import uuid
 from pathlib import Path
 
 import pytest
 
 from components.config import UserError
+from components.tracking.lineage import write_lineage
 from components.tracking.registry import pin_registered, register_model, resolve_registered
 
 
@@ -26,6 +28,18 @@ def test_registering_is_idempotent_and_an_alias_moves(make_run, mlflow_storage: 
     assert resolve_registered(mlflow_storage, pinned) == str(folders[1])
     for other in (f"models:/{name}/1", "/a/folder@x", "runs:/id/adapter"):
         assert pin_registered(mlflow_storage, other) == other
+
+
+def test_an_adapter_in_a_runs_artefacts_is_found_by_the_run(make_run, mlflow_storage: Path, tmp_path: Path) -> None:
+    run, adapter = make_run(), tmp_path / "adapter"
+    adapter.mkdir()
+    write_lineage(adapter, kind="adapter", run=run, parents=[], facts={})
+    (adapter / "adapter_config.json").write_text("{}")
+    run.log_artifact(adapter)
+    found = Path(resolve_registered(mlflow_storage, f"runs:/{run.id}/adapter"))
+    assert sorted(path.name for path in found.iterdir()) == ["adapter_config.json", "lineage.json"]
+    page = Path(resolve_registered(mlflow_storage, f"runs:/{run.id}/lineage.json"))
+    assert json.loads(page.read_text())["run_id"] == run.id
 
 
 def test_an_unknown_registered_model_is_a_users_error(mlflow_storage: Path) -> None:

@@ -70,6 +70,22 @@ def test_a_child_names_its_parent(mlflow_storage: Path, monkeypatch: pytest.Monk
     assert tags["raylign.commit"] == "c"
 
 
+def test_orphans_are_adopted_and_others_stay_with_their_parent(mlflow_storage: Path) -> None:
+    from mlflow import MlflowClient
+
+    with _open(mlflow_storage, uuid.uuid4().hex) as first, _open(mlflow_storage, uuid.uuid4().hex) as second:
+        with _open(mlflow_storage, uuid.uuid4().hex) as lone:
+            pass
+        with _open(mlflow_storage, uuid.uuid4().hex, parent=first.id) as child:
+            pass
+        second.adopt([lone.id, child.id], orphans=True)
+        client = MlflowClient(first.tracking_uri)
+        parents = [client.get_run(run.id).data.tags["mlflow.parentRunId"] for run in (lone, child)]
+        assert parents == [second.id, first.id]
+        second.adopt([child.id])
+        assert client.get_run(child.id).data.tags["mlflow.parentRunId"] == second.id
+
+
 def test_curves_come_back_in_order_and_once(make_run, mlflow_storage: Path) -> None:
     run = make_run()
     for step in (3, 1, 2, 2):  # a resumed run logs a step again

@@ -16,6 +16,7 @@ __all__ = [
     "Config",
     "Field",
     "InputPath",
+    "Menu",
     "ModelRef",
     "RayConfig",
     "Reference",
@@ -24,11 +25,12 @@ __all__ = [
     "UserError",
     "WorkflowConfig",
     "check",
-    "describe",
+    "item_of",
     "leaves",
     "load",
     "parse",
     "read_raw",
+    "section_of",
     "to_yaml",
 ]
 
@@ -53,6 +55,13 @@ class Reference:
     """Marks a string field whose target's content, not only its name, decides whether a step is done."""
 
     kind: Literal["path", "model", "adapter", "table"]
+
+
+@dataclass(frozen=True)
+class Menu:
+    """Marks a section whose ``name`` decides which other keys it has: the config classes by that name."""
+
+    entries: Callable[[], Mapping[str, type[Config]]]
 
 
 @dataclass(frozen=True)
@@ -171,21 +180,6 @@ def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
 
 
-def describe(schema: type[Config], prefix: str = "") -> list[tuple[str, str, str, str]]:
-    """Return (dotted key, type, default, description) for each field, sections unfolded."""
-    rows = []
-    for name, field in schema.model_fields.items():
-        section = _section(field.annotation)
-        if section is not None and not field.is_required():
-            rows.extend(describe(section, f"{prefix}{name}."))
-            continue
-        default = "required" if field.is_required() else _show(field.get_default(call_default_factory=True))
-        rows.append((prefix + name, _type_name(field.annotation), default, field.description or ""))
-        if section is not None:
-            rows.extend(describe(section, f"{prefix}{name}."))
-    return rows
-
-
 def _existing_file(path: str) -> str:
     if not Path(path).is_file():
         raise UserError(f"the configuration file {path} does not exist")
@@ -214,7 +208,8 @@ def _suggestion(schema: type[Config], path: list[str]) -> str:
     section: type[Config] | None = schema
     for part in path[:-1]:
         field = section.model_fields.get(part) if section else None
-        section = _section(field.annotation) if field else None
+        if field is not None:  # else it is a place in a list, or somebody's name for an item
+            section = section_of(field.annotation) or item_of(field.annotation)
     if section is None:
         return ""
     names = list(section.model_fields)
@@ -222,30 +217,23 @@ def _suggestion(schema: type[Config], path: list[str]) -> str:
     return f": did you mean '{near[0]}'?" if near else f": valid keys are {', '.join(names)}"
 
 
-def _section(annotation: Any) -> type[Config] | None:
+def section_of(annotation: Any) -> type[Config] | None:
     """Return the config class inside an annotation (also inside ``X | None``), if there is just one."""
     if isinstance(annotation, type) and issubclass(annotation, Config):
         return annotation
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        sections = [found for part in typing.get_args(annotation) if (found := _section(part))]
+        sections = [found for part in typing.get_args(annotation) if (found := section_of(part))]
         return sections[0] if len(sections) == 1 else None
     return None
 
 
-def _type_name(annotation: Any) -> str:
-    if typing.get_origin(annotation) is Literal:
-        return " | ".join(repr(value) for value in typing.get_args(annotation))
-    if typing.get_origin(annotation) is Annotated:
-        return _type_name(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return " | ".join(_type_name(part) for part in typing.get_args(annotation))
-    if parts := typing.get_args(annotation):
-        origin = typing.get_origin(annotation)
-        return f"{getattr(origin, '__name__', origin)}[{', '.join(_type_name(part) for part in parts)}]"
-    return "None" if annotation is types.NoneType else getattr(annotation, "__name__", str(annotation))
+def item_of(annotation: Any) -> type[Config] | None:
+    """Return the config class of what a list or a mapping holds, if it holds any."""
+    if typing.get_origin(annotation) not in (list, tuple, dict):
+        return None
+    return next((found for part in typing.get_args(annotation) if (found := section_of(_bare(part)))), None)
 
 
-def _show(value: Any) -> str:
-    if isinstance(value, Config):
-        return "{…}"
-    return "none" if value is None else repr(value)
+def _bare(annotation: Any) -> Any:
+    """Return the type inside ``Annotated``."""
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation

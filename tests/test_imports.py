@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = {
     "config": set(),
+    "config_help": {"config"},
     "progress": set(),
     "spans": set(),
     "storage": set(),
@@ -22,7 +23,7 @@ ALLOWED = {
     "retrieval": {"data", "models"},
     "training": {"data", "models", "tracking"},
     "serving": {"data", "models", "retrieval", "reasoning", "tracking"},
-    "orchestration": {"tracking"},
+    "orchestration": {"tracking", "config_help"},
     "benchmarks": {"data", "models", "tracking", "training", "retrieval"},
 }
 EVERYONE = {"config", "progress", "spans", "storage"}

@@ -31,6 +31,11 @@ def entry(folder: str, name: str) -> Callable[..., Any]:
     return getattr(module(folder, name), name)
 
 
+def configs(folder: str) -> dict[str, type[Config]]:
+    """Return entry → config class of a menu."""
+    return {name: _schema(folder, name) for name in names(folder)}
+
+
 def chosen(folder: str, values: Any, where: str) -> Config:
     """Return a YAML section as the config of the entry that its ``name`` chooses.
 
@@ -44,6 +49,8 @@ def chosen(folder: str, values: Any, where: str) -> Config:
         return values
     if not isinstance(values, dict) or not isinstance(values.get("name"), str):
         raise UserError(f"'{where}' needs a name, one of {', '.join(names(folder))}, and that one's options")
-    name = values["name"]
-    schema = getattr(module(folder, name), name.title().replace("_", ""))
-    return parse(schema, values, f"{where}.")
+    return parse(_schema(folder, values["name"]), values, f"{where}.")
+
+
+def _schema(folder: str, name: str) -> type[Config]:
+    return getattr(module(folder, name), name.title().replace("_", ""))

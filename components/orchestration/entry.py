@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from components import storage as place
-from components.config import UserError, WorkflowConfig, describe, leaves, load, to_yaml
+from components.config import UserError, WorkflowConfig, leaves, load, to_yaml
+from components.config_help import describe
 
 if TYPE_CHECKING:
     from components.tracking.run import Result, Run

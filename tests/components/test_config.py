@@ -80,3 +80,15 @@ def test_a_configuration_is_frozen() -> None:
     config = load(Toy, None, ["steps=1"])
     with pytest.raises(ValueError, match="frozen"):
         config.steps = 2
+
+
+class _Many(Config):
+    frames: dict[str, Optimizer] = Field({}, description="by size")
+    points: tuple[Optimizer, ...] = Field((), description="in it")
+
+
+@pytest.mark.parametrize("key", ["points", "frames"])
+def test_a_mistyped_key_in_a_list_or_a_mapping_gets_the_nearest_one(key: str) -> None:
+    values = [{"learning_rat": 1}] if key == "points" else {"big": {"learning_rat": 1}}
+    with pytest.raises(UserError, match="did you mean 'learning_rate'"):
+        parse(_Many, {key: values})

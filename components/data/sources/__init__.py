@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from components.config import Config, Field
+from components.config import Config, Field, Menu
 from components.data import menu
 from components.data.readers import Unreadable
 from components.data.records import Document
@@ -32,7 +32,11 @@ class SourceConfig(Config):
         return self.corpus or ":".join(filter(None, [self.name, place]))
 
 
-Source = Annotated[SerializeAsAny[SourceConfig], BeforeValidator(lambda values: menu.chosen(_FOLDER, values, "source"))]
+Source = Annotated[
+    SerializeAsAny[SourceConfig],
+    BeforeValidator(lambda values: menu.chosen(_FOLDER, values, "source")),
+    Menu(lambda: menu.configs(_FOLDER)),
+]
 
 
 def list_parts(config: SourceConfig) -> list[dict[str, Any]]:

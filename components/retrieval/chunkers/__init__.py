@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny, model_validator
 
-from components.config import Config, Field
+from components.config import Config, Field, Menu
 from components.data import menu
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ class ChunkerConfig(Config):
 
 
 Chunker = Annotated[
-    SerializeAsAny[ChunkerConfig], BeforeValidator(lambda values: menu.chosen(_FOLDER, values, "chunker"))
+    SerializeAsAny[ChunkerConfig],
+    BeforeValidator(lambda values: menu.chosen(_FOLDER, values, "chunker")),
+    Menu(lambda: menu.configs(_FOLDER)),
 ]
 
 

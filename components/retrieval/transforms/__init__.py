@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from components.config import Config, Field, UserError
+from components.config import Config, Field, Menu, UserError
 from components.data import menu
 
 _FOLDER = "components.retrieval.transforms"
@@ -41,7 +41,9 @@ class TransformConfig(Config):
 
 
 Transform = Annotated[
-    SerializeAsAny[TransformConfig], BeforeValidator(lambda values: menu.chosen(_FOLDER, values, "transform"))
+    SerializeAsAny[TransformConfig],
+    BeforeValidator(lambda values: menu.chosen(_FOLDER, values, "transform")),
+    Menu(lambda: menu.configs(_FOLDER)),
 ]
 
 

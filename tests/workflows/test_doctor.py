@@ -49,6 +49,7 @@ def test_a_good_table_is_exit_0_with_a_line_for_each_finding(storage, tiny_model
         assert "preferences: splits" in log and "30 rows to train on, 10 held out" in log and "memory" in log
 
 
+@pytest.mark.exhaustive
 def test_as_a_pipelines_step_it_lets_what_waits_for_it_go_on(tiny_model_dir, storage, tmp_path):
     yaml = STEP.replace("MODEL", str(tiny_model_dir)).replace("TABLE", f"{storage}/lancedb#demonstrations")
     done = run_apart(pipeline_of(yaml, tmp_path))

@@ -1,0 +1,46 @@
+"""What a step's job says of itself, and what the ledger does: which of them decides how the step ended."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from components.config import RayConfig
+from components.orchestration import schedule
+from components.orchestration.graph import StepConfig
+from components.orchestration.jobs import JobEnd
+from components.orchestration.progress import Board
+from components.orchestration.steps import Setting
+from workflows.pipeline import schema_of
+
+_LINE = {"run_id": "r", "status": "done", "outputs": {"findings": 3}, "metrics": {"doctor/fine": 3.0}}
+_CONFIGS = {"doctor": {"workflow": "train_sft"}, "report": {"runs": {"made": "r"}}}
+
+
+@pytest.fixture
+def end_of(tmp_storage: Path, monkeypatch):
+    """A function that returns how a step of a workflow ends whose job ended so."""
+
+    def run(workflow: str, end: JobEnd):
+        monkeypatch.setattr(schedule, "run_job", lambda *_, **__: end)
+        shared = {"storage": str(tmp_storage), "experiment": "tests"}
+        setting = Setting(tmp_storage, tmp_storage, "parent", shared, 0, RayConfig(), 1, schema_of)
+        config = schema_of(workflow)(**_CONFIGS[workflow], **shared)
+        step = StepConfig(workflow=workflow)
+        return schedule._run("it", step, config, "address", setting, Board(["it"]), threading.Event())
+
+    return run
+
+
+def test_a_workflow_that_always_runs_is_done_when_its_job_says_so(end_of):
+    done = end_of("doctor", JobEnd(True, _LINE, ""))
+    assert (done.status, done.run_id, done.outputs, done.metrics) == ("done", "r", {"findings": 3}, _LINE["metrics"])
+    invalid = {**_LINE, "status": "invalid", "run_id": None, "outputs": {"error": "2 problem(s)"}}
+    failed = end_of("doctor", JobEnd(False, invalid, ""))
+    assert failed.status == "failed" and failed.is_users_error and failed.error.startswith("2 problem(s) (log: ")
+
+
+def test_any_other_is_done_only_when_the_ledger_has_it(end_of):
+    failed = end_of("report", JobEnd(True, _LINE, ""))  # its outputs are gone, say
+    assert failed.status == "failed" and not failed.is_users_error
+    assert "died without a word" in end_of("report", JobEnd(False, None, "")).error

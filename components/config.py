@@ -222,7 +222,7 @@ def section_of(annotation: Any) -> type[Config] | None:
     if isinstance(annotation, type) and issubclass(annotation, Config):
         return annotation
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        sections = [found for part in typing.get_args(annotation) if (found := section_of(part))]
+        sections = [found for part in typing.get_args(annotation) if (found := section_of(_bare(part)))]
         return sections[0] if len(sections) == 1 else None
     return None
 

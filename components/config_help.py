@@ -49,7 +49,7 @@ def _any_of(annotation: Any) -> str:
 def _menu(annotation: Any, marks: Iterable[Any]) -> Menu | None:
     """Return the menu marker of a field, or of what its list holds."""
     found = next((mark for mark in marks if isinstance(mark, Menu)), None)
-    if found is None and typing.get_origin(annotation) in (list, tuple):
+    if found is None and typing.get_origin(annotation) in (list, tuple, typing.Union, types.UnionType):
         inner = (getattr(part, "__metadata__", ()) for part in typing.get_args(annotation))
         found = next((mark for own in inner for mark in own if isinstance(mark, Menu)), None)
     return found

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,14 @@ def normal(place: str) -> str:
             raise UserError(f"storage={place} names no bucket: write {place[:2]}://<bucket>/<folder>")
         return place.rstrip("/")
     return str(Path(plain(place)).expanduser().resolve())
+
+
+def resolved(value: str) -> str:
+    """Return a local path that exists as an absolute one, with the table after its #; anything else as it is."""
+    path, mark, table = value.partition("#")
+    path = plain(path) if path.startswith("file://") else path
+    exists = path and Path(path).expanduser().exists()
+    return str(Path(path).expanduser().resolve()) + mark + table if exists else value
 
 
 def plain(place: str) -> str:
@@ -80,7 +89,7 @@ def local(place: str, target: str) -> Path:
 
 
 def check(place: str) -> None:
-    """Write to an object store and take it away again; a folder is made.
+    """Write to the storage and take it away again; a folder is made.
 
     Raises:
         UserError: it cannot be written to, with the system's or the service's own words.
@@ -88,8 +97,10 @@ def check(place: str) -> None:
     if not is_remote(place):
         try:
             folder(place).mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder(place), prefix=".writable-"):
+                pass
         except OSError as error:
-            raise UserError(f"storage={place} is no folder that can be made: {error.strerror}") from error
+            raise UserError(f"storage={place} is no folder that can be written to: {error.strerror}") from error
         return
     try:
         system, path = _open(f"{place}/.writable-{uuid.uuid4().hex}")

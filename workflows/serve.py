@@ -47,7 +47,8 @@ def main(config: Serve, run: "Run") -> "Result":
     from components.tracking.run import Result
 
     plan = make_plan(config)
-    exam = session.Exam(config.questions, config.preferences, config.evaluate_limit, config.evaluate_max_tokens)
+    limits = (config.evaluate_limit, config.evaluate_max_tokens)
+    exam = session.make_exam(plan, config.questions, config.preferences, *limits)
     session.record(plan, exam, run)
     with ray_session(config.ray, config.storage), serving(plan, config.host, config.port) as url:
         outputs, metrics = session.converse(url, config.keys, plan, config.ask, exam, run)

@@ -133,10 +133,8 @@ def absolute(config: ConfigT) -> ConfigT:
     values = config.model_dump()
     values["storage"] = place.normal(storage)
     for dotted, _, value in references(config):
-        path, mark, table = value.partition("#")
-        path = place.plain(path) if path.startswith("file://") else path
-        if path and Path(path).expanduser().exists():
-            put(values, dotted.split("."), str(Path(path).expanduser().resolve()) + mark + table)
+        if (there := place.resolved(value)) != value:
+            put(values, dotted.split("."), there)
     return type(config).model_validate(values)
 
 

@@ -22,20 +22,56 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Exam:
-    """Held-out questions that are answered over HTTP, and pairs that are ranked; no table, no exam."""
+    """Held-out questions that are answered over HTTP, and pairs that are ranked, as far as there are any."""
 
-    questions: str | None
-    preferences: str | None
-    limit: int | None  # how many of either; None takes all
-    max_tokens: int  # of an answer
+    tables: Mapping[str, str]  # questions, preferences → its reference, the version pinned
+    questions: Sequence[Mapping[str, Any]]
+    pairs: Sequence[Mapping[str, Any]]
+    sides: Sequence[tuple[list[int], list[int]]]  # ids of the prompt and of an answer: chosen, rejected, chosen …
+    max_tokens: int  # of an answer to a question
+
+
+def make_exam(
+    plan: ServingPlan, questions: str | None, preferences: str | None, limit: int | None, max_tokens: int
+) -> Exam:
+    """Read what is to be asked, before a server starts.
+
+    Args:
+        limit: how many questions, and how many pairs; none takes all.
+
+    Raises:
+        UserError: a table is missing, of another kind or has no test rows, no name gives prompts to the engine as they
+            come, or the engine cannot read a pair.
+    """
+    from components.data import store
+    from components.data.chat import ChatTemplate
+    from components.data.evaluation import held_out_pairs, held_out_questions
+
+    given = {"questions": questions, "preferences": preferences}
+    tables = {name: store.pin(table) for name, table in given.items() if table}
+    if not tables:
+        return Exam({}, [], [], [], max_tokens)
+    plain_name(plan)
+    asked = held_out_questions(tables["questions"], limit) if questions else []
+    pairs = held_out_pairs(tables["preferences"], limit) if preferences else []
+    template = ChatTemplate.from_folder(plan.model)
+    coded = [template.pair(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in pairs]
+    sides = [(one.prompt_ids, answer) for one in coded for answer in (one.chosen_ids, one.rejected_ids)]
+    longest = max((len(prompt) + len(answer) for prompt, answer in sides), default=0)
+    if longest >= plan.engine.max_model_len:
+        raise UserError(
+            f"{tables['preferences']} has a pair of {longest} tokens, and the engine reads fewer than "
+            f"{plan.engine.max_model_len}: raise engine.max_model_len"
+        )
+    return Exam(tables, asked, pairs, sides, max_tokens)
 
 
 def record(plan: ServingPlan, exam: Exam, run: Run) -> None:
     """Log what is served and asked, and write the endpoint's lineage into the run."""
-    asked = (("questions", exam.questions, "evaluation"), ("preferences", exam.preferences, "evaluation"))
-    for name, table, role in (("passages", plan.index, "serving"), *asked):
-        if table:
-            run.log_dataset(name, table, role)
+    if plan.index:
+        run.log_dataset("passages", plan.index, "serving")
+    for name, table in exam.tables.items():
+        run.log_dataset(name, table, "evaluation")
     parents = [plan.model, *([plan.index] if plan.index else []), *(adapter.folder for adapter in plan.adapters)]
     ids = {name: page["lineage_id"] for name, page in plan.lineage.items()}
     write_lineage(run.dir, kind="endpoint", run=run, parents=parents, facts={"names": ids})
@@ -52,10 +88,10 @@ def converse(
     key = next(iter(read_keys(keys)), None)
     outputs, figures = ask_names(url, key, plan, asked, run)
     evaluation: dict[str, dict[str, float]] = {}
-    if exam.preferences is not None:
-        evaluation |= rank(url, key, plan, exam.preferences, exam.limit)
-    if exam.questions is not None:
-        metrics, path, rates = answer(url, key, plan, exam.questions, exam, run)
+    if exam.pairs:
+        evaluation |= rank(url, key, plan, exam)
+    if exam.questions:
+        metrics, path, rates = answer(url, key, plan, exam, run)
         evaluation, figures = evaluation | metrics, figures | rates
         outputs |= {"answers": str(path)}
     return outputs | ({"evaluation": evaluation} if evaluation else {}), figures
@@ -82,41 +118,36 @@ def plain_name(plan: ServingPlan) -> str:
     raise UserError("held-out prompts hold their passages already: declare a name without search and with 'direct'")
 
 
-def rank(url: str, key: str | None, plan: ServingPlan, table: str, limit: int | None) -> dict[str, dict[str, float]]:
+def rank(url: str, key: str | None, plan: ServingPlan, exam: Exam) -> dict[str, dict[str, float]]:
     """Have the plain name's engine say how likely the answers of held-out pairs are; return how often it is right.
 
     They are ranked as `evaluate` ranks a model's, so that both figures compare.
     """
-    from components.data.chat import ChatTemplate
-    from components.data.evaluation import evaluate_pairs, held_out_pairs
+    from components.data.evaluation import evaluate_pairs
 
-    pairs, template = held_out_pairs(table, limit), ChatTemplate.from_folder(plan.model)
-    coded = [template.pair(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in pairs]
-    sides = [(one.prompt_ids, answer) for one in coded for answer in (one.chosen_ids, one.rejected_ids)]
-    scores = client.mean_logprobs(url, key, plain_name(plan), sides, users=USERS)
-    return evaluate_pairs(pairs, list(zip(scores[::2], scores[1::2], strict=True)))
+    scores = client.mean_logprobs(url, key, plain_name(plan), exam.sides, users=USERS)
+    return evaluate_pairs(exam.pairs, list(zip(scores[::2], scores[1::2], strict=True)))
 
 
 def answer(
-    url: str, key: str | None, plan: ServingPlan, table: str, exam: Exam, run: Run
+    url: str, key: str | None, plan: ServingPlan, exam: Exam, run: Run
 ) -> tuple[dict[str, dict[str, float]], Path, dict[str, float]]:
     """Have the plain name answer held-out questions, many at a time; return (metrics, file of answers, rates).
 
     The answers are judged as `evaluate` judges a model's, so that both figures compare.
     """
-    from components.data.evaluation import evaluate_answers, held_out_questions
+    from components.data.evaluation import evaluate_answers
 
-    questions = held_out_questions(table, exam.limit)
-    prompts = [question["prompt"] for question in questions]
+    prompts = [question["prompt"] for question in exam.questions]
     answers, seconds = client.answer_prompts(
         url, key, plain_name(plan), prompts, max_tokens=exam.max_tokens, users=USERS
     )
-    path = write_answers(run, questions, answers)
+    path = write_answers(run, exam.questions, answers)
     rates = {
         "busy_tokens_per_s": sum(answer["tokens"] for answer in answers) / seconds,
         "busy_requests_per_s": len(answers) / seconds,
     }
-    return evaluate_answers(questions, answers), path, rates
+    return evaluate_answers(exam.questions, answers), path, rates
 
 
 def write_answers(run: Run, questions: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> Path:

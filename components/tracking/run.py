@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PARENT_VARIABLE = "RAYLIGN_PARENT_RUN"
 _KEY, _RESULT, _PARENT = "raylign.key", "raylign.result", "mlflow.parentRunId"
+_ERROR = "raylign.error"
 WORKFLOW, SECONDS = "raylign.workflow", "raylign.seconds"  # tags of every run
 _TAG_LIMIT = 8_000  # characters that MLflow's SQL store takes in one tag
 logger = logging.getLogger(__name__)
@@ -210,7 +211,7 @@ def open_run(
         yield Run(run_id, key, workflow, folder, cache, uri, address or str(storage))
     except BaseException as error:
         try:
-            client.set_tag(run_id, "raylign.error", f"{type(error).__name__}: {error}"[:_TAG_LIMIT])
+            client.set_tag(run_id, _ERROR, f"{type(error).__name__}: {error}"[:_TAG_LIMIT])
             client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         except Exception:  # a full disk, say, ends both: what came first is what a person has to know
             logger.exception("the MLflow store %s did not take that run %s failed", uri, run_id)
@@ -222,7 +223,10 @@ def finish_run(run: Run, result: Result, seconds: float) -> None:
     text = json.dumps({"outputs": result.outputs, "metrics": result.metrics})
     assert len(text) < _TAG_LIMIT, f"{run.workflow}'s result is too large to be recorded: {len(text)} characters"
     client = client_of(run.tracking_uri)
-    known = client.get_run(run.id).data.metrics
+    data = client.get_run(run.id).data
+    known = data.metrics
+    if _ERROR in data.tags:  # of an earlier try
+        client.delete_tag(run.id, _ERROR)
     curves = {name for name in result.metrics if name in known and _is_curve(client, run.id, name)}
     if single := {name: value for name, value in result.metrics.items() if name not in curves}:
         run.log_metrics(single)  # the end of a curve is there already, and at step 0 it would stand at its beginning

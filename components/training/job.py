@@ -61,7 +61,7 @@ def train(
         **payload,
     }
     if model:
-        _check_adapter(recipe, model, steps)
+        check_adapter(recipe, model, steps)
     settings = json.dumps([arguments, recipe.adapter.model_dump(), dtype, steps], sort_keys=True)
     marks = {**identity, "settings": hashlib.sha256(settings.encode()).hexdigest()[:16]}
     figures = launch(loop, whole, scale, run_dir, marks, group_sizes(optim, scale))
@@ -76,7 +76,7 @@ def train(
     return figures | cost.figures(run_dir, model, recipe, batch_tokens, dtype)
 
 
-def _check_adapter(recipe: Recipe, model: Path, steps: int) -> None:
+def check_adapter(recipe: Recipe, model: Path, steps: int) -> None:
     """Refuse an adapter that this model or this number of steps does not allow.
 
     Raises:
@@ -107,9 +107,9 @@ def publish(
     write_lineage(trained, kind=name or recipe.output, run=run, parents=[model, table], facts=facts)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(trained, target)
-    discard(run.dir)
     if recipe.adapter.name != "none":  # small enough to be in MLflow, too: runs:/<id>/adapter
         run.log_artifact(target)
+    discard(run.dir)  # last: an upload that fails loses no checkpoint
     if name:
         return {name: str(target)}
     return {recipe.output: str(target)} | ({"base": str(model)} if recipe.output == "adapter" else {})

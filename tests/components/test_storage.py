@@ -56,12 +56,14 @@ def test_files_have_addresses_too_and_other_schemes_are_refused(tmp_path: Path) 
 
 def test_a_storage_that_cannot_be_made_is_said_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"storage=.*/file/x is no folder that can be made: Not a directory"):
+    with pytest.raises(UserError, match=r"storage=.*/file/x is no folder that can be written to: Not a directory"):
         storage.check(f"{tmp_path}/file/x")
     with pytest.raises(UserError, match="File exists"):
         storage.check(f"{tmp_path}/file")
     storage.check(f"{tmp_path}/new/folder")
-    assert (tmp_path / "new" / "folder").is_dir()
+    assert (tmp_path / "new" / "folder").is_dir() and not any((tmp_path / "new" / "folder").iterdir())
+    with pytest.raises(UserError, match="no folder that can be written to"):
+        storage.check("/proc/self")  # it is there, and takes no file
 
 
 def test_a_folder_comes_back_as_it_went(bucket: str, scratch: Path, tmp_path: Path) -> None:

@@ -412,7 +412,7 @@ def test_the_engine_says_how_likely_an_answer_is_as_the_model_by_itself_does(url
     template = ChatTemplate.from_folder(tiny_model_dir)
     asked = [{"role": "user", "content": "Which function deletes a file?"}]
     prompt = template.prompt_ids(asked)
-    answers = [template.completion_ids(asked, text) for text in ("os.remove does [1].", "I don't know.")]
+    answers = [template.completion_ids(asked, text) for text in ("a", "I", "Z")]  # of two tokens: one amiss would show
     found = client.mean_logprobs(url, None, "docs", [(prompt, answer) for answer in answers], users=2)
     (expected,) = mean_logprobs(tiny_model_dir, [prompt], [answers])
     assert found == pytest.approx(expected, abs=0.02)  # the engine may compute in 16 bit

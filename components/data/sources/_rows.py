@@ -145,8 +145,7 @@ def document_of(row: Mapping[str, Any], text: str, keys_of_text: set[str], confi
     """
     if not text.strip():
         raise ValueError("no text")
-    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError("its text holds zero characters or halves of characters, which no text does: remove them")
+    _whole(text, "text")
     named = keys_of_text | {config.id, config.title, config.group, config.source, config.date or ""}
     doc_id = _string(row, config.id) or content_hash(text)
     written = _string(row, config.date) if config.date else ""
@@ -169,5 +168,11 @@ def _string(row: Mapping[str, Any], key: str) -> str:
     if value is None:
         return ""
     if isinstance(value, (str, int)) and not isinstance(value, bool):
-        return str(value)
+        return _whole(str(value), key)
     raise ValueError(f"'{key}' must be text or a number, got {type(value).__name__}")
+
+
+def _whole(text: str, key: str) -> str:
+    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError(f"its {key} holds zero characters or halves of characters, which no text does: remove them")
+    return text

@@ -23,7 +23,7 @@ def examine(config: WorkflowConfig, *, rows: int) -> Iterator[Finding]:
         rows: how many of a table's training rows are tokenized, drawn by the configuration's seed.
 
     Raises:
-        UserError: the training would refuse its model, or the kind of a table.
+        UserError: the training would refuse its model, its adapter, or the kind of a table.
     """
     yield machine.versions()
     parts: Any = config
@@ -34,24 +34,27 @@ def examine(config: WorkflowConfig, *, rows: int) -> Iterator[Finding]:
     if not isinstance(config, TrainingConfig):
         _check_rewards(parts, folder, cache, template)
     key = "max_tokens" if isinstance(config, TrainingConfig) else "max_prompt_tokens"
-    limit, longest, sides = getattr(config, key), 0, 1
+    limit, longest, sides, whole = getattr(config, key), 0, 1, True
     for table in tables_of(config):
         seen = tokens.read(_drawn(table.main, rows, config.seed), answers_of, template)
         held_out = tokens.read(_drawn(table.test, parts.eval_rows, config.seed), answers_of, template)
         longest = max(longest, seen.longest(limit), held_out.longest(limit))
+        whole &= len(table.main) <= rows
         sides = table.kind.sides if table.learned else sides
         found = [contents.splits(table.train, table.test, learned=table.learned, needs_test=_is_measured(config))]
         found += _broken(table)
         if table.main:
             found += [*seen.findings(limit, key), *_of_contents(table)]
-        if table.learned and held_out.refused:
-            found.append(problem("held-out rows", f"{len(held_out.refused)} are refused: {held_out.refused[0]}"))
+        if table.learned:
+            found += _held_out(held_out, limit, key)
+            _check_adapter(config, table, folder)
         yield from (Finding(f"{table.key}: {one.check}", one.state, one.text) for one in found)
     drawn = 0 if isinstance(config, TrainingConfig) else parts.rollout.max_new_tokens
-    yield model.context(folder, longest + drawn)
+    yield model.context(folder, longest + drawn, limit + drawn if not whole else 0)
     if isinstance(config, TrainingConfig):
         recipe = Recipe.of(config)
-        yield machine.memory(folder, recipe, recipe.optim.micro_batch_size * longest * sides, config.ray)
+        most = longest if whole else limit  # a row that was not looked at may be as long
+        yield machine.memory(folder, recipe, recipe.optim.micro_batch_size * most * sides, config.ray)
         yield machine.space(storage.folder(config.storage), folder, recipe)
 
 
@@ -68,6 +71,26 @@ def _broken(table: Table) -> list[Finding]:
     if not table.broken:
         return []
     return [problem("rows", f"{table.broken} have no text where a message has it: leave them out of the table")]
+
+
+def _held_out(seen: tokens.Seen, limit: int, key: str) -> list[Finding]:
+    if seen.refused:
+        return [problem("held-out rows", f"{len(seen.refused)} are refused: {seen.refused[0]}")]
+    if seen.lengths and not seen.longest(limit):
+        return [
+            problem("held-out rows", f"all {len(seen.lengths)} that are measured have more tokens than {key}={limit}")
+        ]
+    return []
+
+
+def _check_adapter(config: WorkflowConfig, table: Table, folder: Path) -> None:
+    """Refuse what a training would refuse of its adapter when it starts, after it has scored its pairs."""
+    if isinstance(config, TrainingConfig):
+        from components.training.job import check_adapter
+        from components.training.rows import steps_of
+
+        recipe = Recipe.of(config)
+        check_adapter(recipe, folder, steps_of(len(table.train), recipe.optim.epochs, recipe.optim.batch_size))
 
 
 def _of_contents(table: Table) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ _STATE_BYTES = 16  # of a trained weight in a checkpoint: itself, a float32 copy
 def memory(folder: Path, recipe: Recipe, batch_tokens: int, ray: RayConfig) -> Finding:
     """Whether the workers fit where they run, by arithmetic that leaves out what saves activations.
 
-    That they fit is promised, that they do not only of weights and optimizer; other hosts nobody has asked.
+    It is a problem only where weights and optimizer alone do not fit; other hosts nobody has asked.
     """
     dtype = weight_dtype(recipe.optim.dtype, recipe.scale.gpu)
     least, most = (planned_memory(folder, recipe, tokens, dtype).bytes / _GIB for tokens in (0, batch_tokens))

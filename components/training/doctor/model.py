@@ -29,15 +29,22 @@ def examine(folder: Path, template: ChatTemplate, adapter: AdapterConfig) -> lis
     return found
 
 
-def context(folder: Path, longest: int) -> Finding:
-    """Whether the model reads as much as the longest row has, and what is drawn after it."""
+def context(folder: Path, longest: int, unseen: int = 0) -> Finding:
+    """Whether the model reads as much as the longest row has, and what is drawn after it.
+
+    Args:
+        unseen: how long rows may be that were not looked at.
+    """
     positions = memory.read_shape(folder).max_positions
     if not positions:
         return look("context", "the model's config does not say how much it reads")
     if longest > positions:
         cure = "lower the limit on rows, or run extend_context"
         return problem("context", f"it reads {positions} tokens, and the longest row has {longest}: {cure}")
-    return fine("context", f"it reads {positions} tokens, the longest row has {longest}")
+    text = f"it reads {positions} tokens, the longest row has {longest}"
+    if unseen > positions:
+        return look("context", f"{text} of those looked at, and others may have {unseen}")
+    return fine("context", text)
 
 
 def _stops(folder: Path, template: ChatTemplate) -> Finding:

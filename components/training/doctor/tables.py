@@ -85,6 +85,8 @@ def _read(config: WorkflowConfig, key: str, ref: str) -> Table:
         whole = [{"prompt_id": "?", **row, "split": split} for row in rows if _is_whole(row)]
         broken += len(rows) - len(whole)
         splits[split] = list({row["prompt_id"]: row for row in whole}.values()) if kind is PROMPTS else whole
+    if kind is STEPS:  # what has no label is not measured
+        splits["test"] = [row for row in splits["test"] if any(step["label"] is not None for step in row["steps"])]
     return Table(key, kind, learned, splits["train"], splits["test"], broken)
 
 

@@ -173,10 +173,10 @@ def publish(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, 
     write_lineage(trained, kind=output, run=run, parents=parents, facts=facts)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(trained, target)
-    for leftover in (FOLDER, "rows"):
-        shutil.rmtree(run.dir / leftover, ignore_errors=True)
     small = [target] if output == "adapter" else []  # runs:/<id>/adapter
     for noted in (*small, run.dir / "samples.jsonl", run.dir / "scores"):
         if noted.exists():
             run.log_artifact(noted)
+    for leftover in (FOLDER, "rows"):
+        shutil.rmtree(run.dir / leftover, ignore_errors=True)
     return {output: str(target)} | ({"base": str(model)} if output == "adapter" else {})

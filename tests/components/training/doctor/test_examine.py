@@ -46,11 +46,11 @@ def uri(tmp_path_factory) -> str:
 
 @pytest.fixture
 def look(uri, tiny_model_dir, tmp_path):
-    def found(training: str, **values) -> dict:
+    def found(training: str, rows: int = 100, **values) -> dict:
         tables = ("demonstrations", "preferences", "steps", "prompts")
         values = {key: f"{uri}#{value}" if key in tables else value for key, value in values.items()}
         config = schema_of(training)(model=str(tiny_model_dir), storage=str(tmp_path), **values)
-        return {one.check: one for one in examine(config, rows=100)}
+        return {one.check: one for one in examine(config, rows=rows)}
 
     return found
 
@@ -119,7 +119,20 @@ def test_a_condition_on_rows_holds_here_too(look):
     assert found["preferences: splits"].text.startswith("1 rows to train on, 10 held out")
 
 
+def test_an_adapter_that_the_training_would_refuse_is_refused_here(look):
+    with pytest.raises(UserError, match="adalora"):
+        look("train_dpo", preferences="preferences", adapter={"name": "adalora"}, loss={"name": "simpo"})
+
+
+def test_rows_that_were_not_looked_at_may_be_as_long_as_the_limit(look):
+    seen = look("train_sft", demonstrations="demonstrations", max_tokens=5000)
+    assert seen["context"].state is State.FINE
+    found = look("train_sft", rows=3, demonstrations="demonstrations", max_tokens=5000)
+    assert found["context"].state is State.LOOK and "others may have 5000" in found["context"].text
+    assert found["memory"].text != seen["memory"].text
+
+
 def test_what_does_not_fit_the_limit_leaves_no_row_for_the_context(look):
     found = look("train_dpo", preferences="preferences", max_tokens=8)
-    assert found["preferences: length"].state is State.PROBLEM
+    assert found["preferences: length"].state is found["preferences: held-out rows"].state is State.PROBLEM
     assert "the longest row has 0" in found["context"].text

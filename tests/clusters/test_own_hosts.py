@@ -72,29 +72,6 @@ def test_a_slow_network_changes_nothing(cluster: Cluster, undisturbed: Path, tmp
     assert_same_model(trained, undisturbed)
 
 
-def test_clocks_that_differ_by_hours_change_nothing(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:
-    """One host is an hour ahead of the head, the other an hour behind: any two of the three disagree."""
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
-    if library is None:
-        pytest.skip("no clock can be set wrong here (apt-get install faketime)")
-    others = cluster.hosts[1:]
-    kept = [(host, (host.home / ".bashrc").read_text()) for host in others]
-    try:
-        for (host, text), offset in zip(kept, ("+1h", "-1h"), strict=True):
-            lines = f"export LD_PRELOAD={library} FAKETIME={offset} FAKETIME_DONT_FAKE_MONOTONIC=1\n"
-            restart(host, text + lines)
-        cluster.await_all()
-        for host in others:
-            environments = [Path(f"/proc/{process}/environ").read_text() for process in of_ray(host)]
-            assert environments and all("FAKETIME=" in found for found in environments)
-        trained = model_of(cluster.submit(cluster.shared / "clocks", tmp_path / "log"), tmp_path / "log")
-    finally:
-        for host, text in kept:
-            restart(host, text)
-    assert_same_model(trained, undisturbed)
-    cluster.await_all()
-
-
 def test_a_head_that_is_killed_takes_its_job_along_which_then_goes_on(
     cluster: Cluster, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -114,13 +91,6 @@ def test_a_head_that_is_killed_takes_its_job_along_which_then_goes_on(
     (steps,) = steps_told(tmp_path / "again")
     assert steps[0] > 4
     assert_same_model(trained, undisturbed)
-
-
-def restart(host: machines.Host, bashrc: str) -> None:
-    """Start a host again, with this in its .bashrc, which Ray's commands read; the head then starts Ray on it."""
-    machines.stop(host)
-    (host.home / ".bashrc").write_text(bashrc)
-    machines.start(host)
 
 
 def fill(filler: Path) -> None:

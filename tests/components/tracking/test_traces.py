@@ -88,8 +88,8 @@ def test_a_servers_traces_are_written_beside_its_requests(mlflow_storage: Path) 
     tracer.add(_asked(), {"request_id": "beside"})
     assert time.monotonic() - began < 0.1
     tracer.close()
-    (found,) = client_of(uri).search_traces([experiment_of(uri, mlflow_storage, "served")])
-    assert found.info.tags["request_id"] == "beside"
+    traces = client_of(uri).search_traces([experiment_of(uri, mlflow_storage, "served")])
+    assert [trace.info.tags.get("request_id") for trace in traces].count("beside") == 1  # others may have theirs here
 
 
 def test_a_store_that_is_gone_ends_neither_thread_nor_server(tmp_path: Path, caplog) -> None:

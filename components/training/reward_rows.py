@@ -63,9 +63,9 @@ def read(preferences: str | None, steps: str | None, template: ChatTemplate, run
     else:
         table, kind = store.pin(steps), "process"
         store.check_columns(table, ("prompt", "steps"))
-        labelled = [row for row in store.read(table, where="split = 'train'") if _has_label(row)]
+        labelled = [row for row in store.read(table, where="split = 'train'") if has_label(row)]
         training = tokenize(labelled, step_rows(template), max_tokens=how.max_tokens, what=f"split 'train' of {table}")
-        test = [row for row in store.read(table, where="split = 'test'") if _has_label(row)]
+        test = [row for row in store.read(table, where="split = 'test'") if has_label(row)]
         if not test:
             raise UserError(f"{table} has no rows in split 'test': the reward's mean and deviation are taken there")
         drawn = random.Random(how.seed).sample(test, min(4 * how.held_out, len(test)))
@@ -89,5 +89,6 @@ def _pairs(preferences: str, run: Run, how: HowToRead) -> tuple[list[dict[str, A
     return drawn, {"rows/held_out": len(drawn)}
 
 
-def _has_label(row: Mapping[str, Any]) -> bool:
+def has_label(row: Mapping[str, Any]) -> bool:
+    """Return whether a solution has a step that somebody judged: there is nothing to learn or measure in others."""
     return any(step["label"] is not None for step in row["steps"])

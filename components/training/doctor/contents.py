@@ -8,6 +8,7 @@ from components.data.curation import contamination, row_filters
 from components.data.curation.settings import ConflictConfig, DecontaminationConfig, TieConfig
 from components.data.curation.texts import normal, said
 from components.training.doctor.findings import Finding, fine, look, problem, some
+from components.training.reward_rows import has_label
 
 Row = Mapping[str, Any]
 
@@ -81,7 +82,7 @@ def labelled(train: Sequence[Row]) -> list[Finding]:
 
 def steps(train: Sequence[Row]) -> Finding:
     """Solutions without a labelled step, which a process reward cannot learn from."""
-    unlabelled = sum(all(step["label"] is None for step in row["steps"]) for row in train)
+    unlabelled = sum(not has_label(row) for row in train)
     what = "solutions have no labelled step, and are left out"
     limit = (len(train) - 1) / len(train)  # those that have one are learnt from
     return some("labels", unlabelled, len(train), what, otherwise="each solution has labelled steps", limit=limit)

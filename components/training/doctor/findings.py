@@ -47,6 +47,7 @@ def some(check: str, number: int, total: int, what: str, *, otherwise: str, limi
 def show(findings: Sequence[Finding]) -> None:
     """Print a line for each finding to stderr."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     styles = {State.FINE: "green", State.LOOK: "yellow", State.PROBLEM: "bold red"}
@@ -55,11 +56,5 @@ def show(findings: Sequence[Finding]) -> None:
         table.add_column(column, no_wrap=True)
     table.add_column("text", overflow="fold")
     for finding in findings:
-        table.add_row(f"[{styles[finding.state]}]{finding.state}[/]", finding.check, _plain(finding.text))
+        table.add_row(f"[{styles[finding.state]}]{finding.state}[/]", finding.check, escape(finding.text))
     Console(stderr=True, width=140).print(table)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

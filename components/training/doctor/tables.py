@@ -9,6 +9,7 @@ from components.data import store
 from components.training import reference, sft
 from components.training.preference_losses import LossConfig
 from components.training.preference_rows import LABELLED_COLUMNS, is_paired
+from components.training.reward_rows import has_label
 from components.training.rows import split_condition
 
 Row = Mapping[str, Any]
@@ -19,17 +20,16 @@ _ANSWERS = ("chosen", "rejected", "completion")
 class Kind:
     """What the rows of a table are to a training."""
 
-    name: str
     columns: tuple[str, ...]  # that the training reads
     others: tuple[str, ...] = ()  # that tell more where they are there
     sides: int = 1  # sequences that a row is in a forward pass
 
 
-PAIRS = Kind("pairs", reference.PAIR_COLUMNS, ("chosen_score", "rejected_score", "votes"), sides=2)
-LABELLED = Kind("labelled answers", LABELLED_COLUMNS)
-DEMONSTRATIONS = Kind("demonstrations", sft.COLUMNS)
-STEPS = Kind("steps", ("prompt", "steps"))
-PROMPTS = Kind("prompts", ("prompt_id", "prompt"))
+PAIRS = Kind(reference.PAIR_COLUMNS, ("chosen_score", "rejected_score", "votes"), sides=2)
+LABELLED = Kind(LABELLED_COLUMNS)
+DEMONSTRATIONS = Kind(sft.COLUMNS)
+STEPS = Kind(("prompt", "steps"))
+PROMPTS = Kind(("prompt_id", "prompt"))
 _KINDS = {"demonstrations": DEMONSTRATIONS, "steps": STEPS, "prompts": PROMPTS}
 
 
@@ -86,7 +86,7 @@ def _read(config: WorkflowConfig, key: str, ref: str) -> Table:
         broken += len(rows) - len(whole)
         splits[split] = list({row["prompt_id"]: row for row in whole}.values()) if kind is PROMPTS else whole
     if kind is STEPS:  # what has no label is not measured
-        splits["test"] = [row for row in splits["test"] if any(step["label"] is not None for step in row["steps"])]
+        splits["test"] = [row for row in splits["test"] if has_label(row)]
     return Table(key, kind, learned, splits["train"], splits["test"], broken)
 
 

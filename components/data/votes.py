@@ -50,16 +50,18 @@ class Aggregated:
 def krippendorff_alpha(rows: Sequence[Row]) -> float | None:
     """Krippendorff's alpha of all votes, a tie being a third answer: 1 is full agreement, 0 is chance, below is worse.
 
-    Chance is what the shares of the answers give, so alpha depends on how pairs are stored: where nearly every vote
-    says "chosen" it is low although annotators rarely differ, and it changes when some pairs are exchanged.
-    None where it is not defined: no pair has two votes, or all votes say the same.
+    Which answer of a pair is stored as "chosen" is no opinion of an annotator's, and usually already the label: counted
+    as stored, nearly all votes would be "chosen", and agreeing on that would pass for chance. So each pair is counted
+    in both orders, and alpha is the same however pairs are stored.
+    None where it is not defined: no pair has two votes, or all votes are ties.
 
     Source: Krippendorff, Content Analysis (2004), section 11.3, nominal metric with missing values.
     """
     import krippendorff
 
     votes = [found for row in rows if len(found := _votes(row)) > 1]
-    counts = [[count[label] for label in PREFERS] for count in (Counter(v["prefers"] for v in one) for one in votes)]
+    stored = [[count[label] for label in PREFERS] for count in (Counter(v["prefers"] for v in one) for one in votes)]
+    counts = [*stored, *([rejected, chosen, tie] for chosen, rejected, tie in stored)]
     if sum(any(column) for column in zip(*counts, strict=True)) < 2:
         return None
     return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from components.config import UserError
 from components.data import store
@@ -47,21 +47,15 @@ def read(preferences: str | None, steps: str | None, template: ChatTemplate, run
     """
     if preferences is None and steps is None:
         raise UserError("there is nothing to learn from: give preferences, or steps for a reward of each step")
-    pairs, figures = _pairs(preferences, run, how) if preferences else ([], {})
+    pairs = _pairs(preferences, run, how) if preferences else _Pairs("", [], [], {})
+    figures, kind = pairs.figures, cast(Kind, "process" if steps else "outcome")
     if steps is None:
-        assert preferences is not None
-        table = store.pin(preferences)
-        store.check_columns(table, PAIR_COLUMNS)
-        rows = aggregate(store.read(table, where="split = 'train'"), how.votes)
-        if rows.alpha is not None:
-            figures["votes/alpha"] = rows.alpha
-        figures |= {"votes/swapped": rows.swapped, "votes/dropped": rows.dropped, "votes/ties": rows.ties}
+        table = pairs.table
         convert = pair_rows(template, how.loss, how.seed)
-        training = tokenize(rows.rows, convert, max_tokens=how.max_tokens, what=f"split 'train' of {table}")
-        kind: Kind = "outcome"
+        training = tokenize(pairs.training, convert, max_tokens=how.max_tokens, what=f"split 'train' of {table}")
         step_sample = None
     else:
-        table, kind = store.pin(steps), "process"
+        table = store.pin(steps)
         store.check_columns(table, ("prompt", "steps"))
         labelled = [row for row in store.read(table, where="split = 'train'") if has_label(row)]
         training = tokenize(labelled, step_rows(template), max_tokens=how.max_tokens, what=f"split 'train' of {table}")
@@ -72,21 +66,36 @@ def read(preferences: str | None, steps: str | None, template: ChatTemplate, run
         step_sample = tokenize(drawn, step_rows(template), max_tokens=how.max_tokens, what=f"split 'test' of {table}")
     run.log_dataset("steps" if steps else "preferences", table, "train")
     figures |= {"rows/train": len(training.rows), "rows/dropped": training.dropped}
-    return RewardData(kind, table, training, pairs, step_sample, figures)
+    return RewardData(kind, table, training, pairs.held_out, step_sample, figures)
 
 
-def _pairs(preferences: str, run: Run, how: HowToRead) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Return a sample of held-out pairs, drawn by ``seed``."""
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs with their votes aggregated, and how that went."""
+
+    table: str
+    training: list[dict[str, Any]]
+    held_out: list[dict[str, Any]]  # a sample, drawn by ``seed``
+    figures: dict[str, float]
+
+
+def _pairs(preferences: str, run: Run, how: HowToRead) -> _Pairs:
+    """Return the pairs of both splits; how reliable an annotator is shows in all of their votes together."""
     table = store.pin(preferences)
     store.check_columns(table, PAIR_COLUMNS)
     run.log_dataset("preferences", table, "evaluation")
-    rows = aggregate(store.read(table, where="split = 'test'"), how.votes).rows
+    found = aggregate(store.read(table, where="split IN ('train', 'test')"), how.votes)
+    rows = [row for row in found.rows if row["split"] == "test"]
     if not rows:
         raise UserError(
             f"{table} has no rows in split 'test': a reward model is measured, and its rewards normalised, on them"
         )
     drawn = random.Random(how.seed).sample(rows, min(how.held_out, len(rows)))
-    return drawn, {"rows/held_out": len(drawn)}
+    figures: dict[str, float] = {"rows/held_out": len(drawn)}
+    figures |= {"votes/swapped": found.swapped, "votes/dropped": found.dropped, "votes/ties": found.ties}
+    if found.alpha is not None:
+        figures["votes/alpha"] = found.alpha
+    return _Pairs(table, [row for row in found.rows if row["split"] == "train"], drawn, figures)
 
 
 def has_label(row: Mapping[str, Any]) -> bool:

@@ -55,7 +55,7 @@ def test_pairs_with_one_prompt_are_not_taken_for_independent():
 
 
 def test_agreement_is_of_the_kept_and_of_all_that_was_read():
-    """Kept: cc and cr. Observed disagreement: 2 couples of 1 unit; expected with c 3, r 1: 2 * 3 / 3 = 2: alpha = 0."""
+    """Kept: cc and cr, in both orders: c 4, r 4 of 8 votes; observed 2 * 2, expected 2 * 16 / 7; alpha = 1 - 28 / 32."""
     kept = [
         pair("a", "x", "y", votes=votes("chosen", "chosen")),
         pair("b", "x", "y", votes=votes("chosen", "rejected")),
@@ -63,7 +63,7 @@ def test_agreement_is_of_the_kept_and_of_all_that_was_read():
     gone = [{**pair("c", "x", "y", votes=votes("rejected", "rejected")), "reason": "conflict", "detail": "against z"}]
     agreement = _card([*kept, pair("d", "x", "y")], gone)["agreement"]
     assert agreement["kept"] == {
-        "alpha": pytest.approx(0.0),
+        "alpha": pytest.approx(1 - 28 / 32),
         "pairs": 2,
         "votes": 4,
         "annotators": 2,
@@ -71,8 +71,8 @@ def test_agreement_is_of_the_kept_and_of_all_that_was_read():
         "against_the_label": 0,
     }
     assert (agreement["as read"]["pairs"], agreement["as read"]["against_the_label"]) == (3, 1)
-    # All three: c 3, r 3 of 6 votes; observed 2, expected 2 * 9 / 5 = 3.6; alpha = 1 - 2 / 3.6.
-    assert agreement["as read"]["alpha"] == pytest.approx(1 - 2 / 3.6)
+    # All three: c 6, r 6 of 12 votes; observed 2 * 2, expected 2 * 36 / 11; alpha = 1 - 44 / 72.
+    assert agreement["as read"]["alpha"] == pytest.approx(1 - 44 / 72)
 
 
 def test_what_was_left_out_is_counted_with_examples():

@@ -18,18 +18,14 @@ class TrainPpo(WorkflowConfig, Sections):
     prompts: TableRef = Field(description="table with prompts (of questions, pairs …); split 'train' is answered")
     rewards: list[InputPath] = Field([], description="reward models, as train_reward makes them")
     combine: CombineConfig = Field(CombineConfig(), description="how several rewards make one")
-    max_prompt_tokens: int = Field(768, ge=8, description="longer prompts are dropped and counted")
     eval_rows: int = Field(32, ge=0, description="prompts of split 'test' that are answered, and never trained on")
     scale: ScaleConfig = Field(ScaleConfig(), description="how many workers train, and on what")
 
 
 def main(config: TrainPpo, run: "Run") -> "Result":
     """Train and return ``{"adapter", "base"}``, or ``{"model"}`` where all weights were trained."""
-    from pathlib import Path
-
     from components.data.chat import ChatTemplate
     from components.models import sources
-    from components.models.adapter_base import check_on_trunk
     from components.orchestration.cluster import ray_session
     from components.tracking.run import Result
     from components.training.ppo import job
@@ -40,9 +36,7 @@ def main(config: TrainPpo, run: "Run") -> "Result":
     data = job.read_prompts(config, template, run)
     digest = sources.digest(model, run.cache)
     facts: dict[str, Any] = {"base_digest": digest, "template_digest": template.digest, "table": data.table}
-    facts |= job.check_rewards(config.rewards, template)
-    for folder in config.rewards if config.adapter.name != "none" else []:
-        check_on_trunk(Path(folder), digest)
+    facts |= job.check_rewards(config, template, digest)
     with ray_session(config.ray, config.storage):
         figures = job.train(config, run, model, data, facts)
     outputs = job.publish(config, run, model, data, facts)

@@ -103,6 +103,10 @@ class ChatTemplate:
         """Return the ids of rendered text; the template wrote the special tokens, so none are added."""
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, without special ones, as a turn end."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return what a model is given to answer ``messages``, the opening of its turn included."""
         return self.ids(self.render(messages, generation=True))

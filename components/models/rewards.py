@@ -9,7 +9,7 @@ Shapes: B sequences, T tokens, N completion tokens, K heads.
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,7 +63,11 @@ def disagreement(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class RewardInfo:
-    """What ``reward.json`` holds; ``mean`` and ``std`` are each head's on held-out answers, as trained."""
+    """What ``reward.json`` holds.
+
+    ``mean`` and ``std`` are each head's on held-out answers, as trained; a process model's are of single steps, and
+    ``worst_mean`` and ``worst_std`` those of an answer's worst step, in units of the former; none leaves it in them.
+    """
 
     kind: Kind
     heads: int
@@ -72,6 +76,8 @@ class RewardInfo:
     template_digest: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    worst_mean: tuple[float, ...] = ()
+    worst_std: tuple[float, ...] = ()
 
     @classmethod
     def unscaled(cls, kind: Kind, heads: int, base: str, base_digest: str, template_digest: str) -> "RewardInfo":
@@ -99,8 +105,9 @@ class RewardInfo:
         """
         if not (folder / FILE).is_file():
             raise UserError(f"{folder} is not a reward model: it has no {FILE} (workflows.train_reward makes one)")
-        page = json.loads((folder / FILE).read_text())
-        return cls(**{**page, "mean": tuple(page["mean"]), "std": tuple(page["std"])})
+        page: dict[str, Any] = json.loads((folder / FILE).read_text())
+        lists: dict[str, Any] = {name: tuple(value) for name, value in page.items() if isinstance(value, list)}
+        return cls(**{**page, **lists})
 
 
 def load_base(folder: Path, heads: int, dtype: str, seed: int, *, nf4: bool = False) -> Any:
@@ -204,6 +211,7 @@ class RewardModel:
             self.whole = self.model
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.whole.eval().to(self.device)
+        self.model.score.float()  # in bfloat16 a reward would have three digits, and rewards that are close would tie
 
     def score(
         self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]
@@ -263,7 +271,7 @@ class RewardModel:
     def _normalised(self, hidden: "torch.Tensor") -> "torch.Tensor":
         import torch
 
-        raw = self.model.score(hidden).float()
+        raw = self.model.score(hidden.float())
         return (raw - torch.tensor(self.info.mean, device=raw.device)) / torch.tensor(self.info.std, device=raw.device)
 
 
@@ -273,21 +281,3 @@ def held_out_statistics(values_K: Sequence[Sequence[float]]) -> tuple[tuple[floa
     means = tuple(math.fsum(head) / len(head) for head in heads)
     stds = tuple(max(disagreement(head), 1e-6) for head in heads)
     return means, stds
-
-
-def step_ends(answer_ids: Sequence[int], decode: Callable[[list[int]], str]) -> list[int]:
-    """Return the places of the tokens that end a step: the first with a line break after some text, and the last.
-
-    Args:
-        decode: the tokenizer's; a line break may be a token of its own or a part of one.
-    """
-    ends: list[int] = []
-    has_text = False
-    for place, token in enumerate(answer_ids):
-        before, line_break, after = decode([token]).rpartition("\n")
-        if line_break and (has_text or before.strip()):
-            ends.append(place)
-        has_text = bool(after.strip()) or (has_text and not line_break)
-    if not ends or ends[-1] != len(answer_ids) - 1:
-        ends.append(len(answer_ids) - 1)
-    return ends

@@ -24,11 +24,11 @@ class ScoreServer:
         conversation = [_plain(message) for message in messages]
         coded = [self._template.completion_ids(conversation, answer) for answer in answers]
         if self._rewards.info.kind == "process":
-            from components.models.rewards import step_ends
+            from components.models.step_rewards import step_ends, worst_step
 
-            ends = [step_ends(ids, self._template.tokenizer.decode) for ids in coded]
+            ends = [step_ends(ids, self._template.text_of) for ids in coded]
             steps = self._rewards.score_steps([prompt] * len(coded), coded, ends)
-            return [min(_mean(heads) for heads in own) for own in steps]
+            return [_mean(worst_step(own, self._rewards.info)) for own in steps]
         (heads_of_answers,) = self._rewards.score([prompt], [coded])
         return [_mean(heads) for heads in heads_of_answers]
 

@@ -37,7 +37,7 @@ def launch(
     """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
-    from components.training.process_group import ProcessGroup
+    from components.training.process_group import ProcessGroup, backend
     from components.training.scaling_policy import Trainer
 
     cores = worker_cores(scale)
@@ -49,7 +49,7 @@ def launch(
     trainer = Trainer(
         loop,
         train_loop_config=payload,
-        torch_config=ProcessGroup(),
+        torch_config=ProcessGroup(backend=backend(scale.gpu)),
         scaling_config=ScalingConfig(
             num_workers=(sizes[0], sizes[-1]) if scale.min_workers else scale.workers,
             elastic_resize_monitor_interval_s=scale.resize_s,

@@ -23,6 +23,11 @@ class ProcessGroup(TorchConfig):
         return _Backend
 
 
+def backend(gpu: bool) -> str:
+    """Return what carries tensors between workers: NCCL only those on GPUs, and figures are summed on the CPU, too."""
+    return "cpu:gloo,cuda:nccl" if gpu else "gloo"
+
+
 class _Backend(_TORCH):
     def on_start(self, worker_group: Any, backend_config: ProcessGroup) -> None:
         worker_group.execute(listen_where_ray_does)

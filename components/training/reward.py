@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from components.config import Config, Field
 from components.data.chat import ChatTemplate
 from components.models.packing import collate
-from components.models.rewards import Kind, step_ends
+from components.models.rewards import Kind
+from components.models.step_rewards import step_ends
 from components.training.settings import OptimConfig
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def step_rows(template: ChatTemplate) -> Callable[[Row], tuple[dict, int]]:
         example = template.example(row["prompt"], [{"role": "assistant", "content": text}])
         prompt_ids = template.prompt_ids(row["prompt"])
         answer = example.input_ids[len(prompt_ids) :]
-        ends = step_ends(answer, template.tokenizer.decode)
+        ends = step_ends(answer, template.text_of)
         labels = [step["label"] for step in row["steps"]]
         if len(ends) != len(labels):  # a step that a token shares with the next: nothing to read it at
             ends, labels = ends[-1:], labels[-1:]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from components.data.chat import ChatTemplate
-from components.models.rewards import CombineConfig, RewardInfo, RewardModel, combine, held_out_statistics, step_ends
+from components.models.rewards import CombineConfig, RewardInfo, RewardModel, combine, held_out_statistics
+from components.models.step_rewards import step_ends, worst_step
 from components.training.health_card import Card, HealthConfig, Scorer, make_card
 from components.training.reward_rows import RewardData
 
@@ -20,23 +21,36 @@ def normalise(folder: Path, data: RewardData, template: ChatTemplate, info: Rewa
     info.write(folder)
     model = RewardModel(folder)
     if data.held_out_steps is not None:
-        rows = data.held_out_steps.rows
-        found = model.score_steps(*([row[name] for row in rows] for name in ("prompt_ids", "answer_ids", "ends")))
-        values = [step for own in found for step in own]
+        model.info = _of_steps(model, data.held_out_steps.rows, template, info)
     else:
         requests = [(pair["prompt"], [pair["chosen"], pair["rejected"]]) for pair in data.held_out]
-        values = [answer for own in scorer(model, template)(requests) for answer in own]
-    mean, std = held_out_statistics(values)
-    model.info = replace(info, mean=mean, std=std)
+        mean, std = held_out_statistics([answer for own in scorer(model, template)(requests) for answer in own])
+        model.info = replace(info, mean=mean, std=std)
     model.info.write(folder)
     return model
 
 
-def scorer(model: RewardModel, template: ChatTemplate) -> Scorer:
-    """Return the function that rewards answers to prompts (messages); a process model's reward is its worst step's.
+def _of_steps(
+    model: RewardModel, rows: Sequence[Mapping[str, Any]], template: ChatTemplate, info: RewardInfo
+) -> RewardInfo:
+    """Return ``info`` with the statistics of labelled steps, and of each solution's worst step, labelled or not."""
+    ends = [step_ends(row["answer_ids"], template.text_of) for row in rows]
+    found = model.score_steps([row["prompt_ids"] for row in rows], [row["answer_ids"] for row in rows], ends)
+    labelled = [
+        values
+        for row, places, own in zip(rows, ends, found, strict=True)
+        for place, values in zip(places, own, strict=True)
+        if place in row["ends"]
+    ]
+    mean, std = held_out_statistics(labelled)
+    known = replace(info, mean=mean, std=std)
+    normalised = [[[(x - m) / s for x, m, s in zip(values, mean, std, strict=True)] for values in own] for own in found]
+    worst_mean, worst_std = held_out_statistics([worst_step(own, known) for own in normalised])
+    return replace(known, worst_mean=worst_mean, worst_std=worst_std)
 
-    Source: the minimum over steps, Lightman et al. 2023 (arXiv 2305.20050) appendix F.
-    """
+
+def scorer(model: RewardModel, template: ChatTemplate) -> Scorer:
+    """Return the function that rewards answers to prompts (messages); a process model's reward is its worst step's."""
 
     def score(requests: Sequence[Any]) -> list[list[list[float]]]:
         prompts = [template.prompt_ids(prompt) for prompt, _ in requests]
@@ -44,16 +58,11 @@ def scorer(model: RewardModel, template: ChatTemplate) -> Scorer:
         if model.info.kind == "outcome":
             return model.score(prompts, answers)
         return [
-            [worst_step(steps) for steps in _steps(model, prompt, own, template.tokenizer.decode)]
+            [worst_step(steps, model.info) for steps in _steps(model, prompt, own, template.text_of)]
             for prompt, own in zip(prompts, answers, strict=True)
         ]
 
     return score
-
-
-def worst_step(steps_SK: Sequence[Sequence[float]]) -> list[float]:
-    """Return each head's lowest reward of a step."""
-    return [min(head) for head in zip(*steps_SK, strict=True)]
 
 
 def measure(
@@ -65,7 +74,11 @@ def measure(
         figures |= step_accuracy(model, data.held_out_steps.rows)
     if not data.held_out:
         return None, figures
-    scale = sum(model.info.std) / len(model.info.std)
+    deviations = [
+        std * worst
+        for std, worst in zip(model.info.std, model.info.worst_std or model.info.heads * (1.0,), strict=True)
+    ]
+    scale = sum(deviations) / len(deviations)
     card = make_card(data.held_out, scorer(model, template), health, lambda values: combine(values, how), scale)
     return card, figures | card.metrics()
 
@@ -83,7 +96,7 @@ def step_accuracy(model: RewardModel, rows: Sequence[Mapping[str, Any]]) -> dict
 
 
 def _steps(
-    model: RewardModel, prompt: Sequence[int], answers: Sequence[Sequence[int]], decode: Callable[[list[int]], str]
+    model: RewardModel, prompt: Sequence[int], answers: Sequence[Sequence[int]], text_of: Callable[[list[int]], str]
 ) -> list[list[list[float]]]:
-    ends = [step_ends(answer, decode) for answer in answers]
+    ends = [step_ends(answer, text_of) for answer in answers]
     return model.score_steps([prompt] * len(answers), answers, ends)

@@ -1,7 +1,7 @@
 """Looks over a training's configuration: its model, its rows, this machine."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +110,8 @@ def _of_contents(table: Table) -> Iterator[Finding]:
 def _check_rewards(config: Any, folder: Path, cache: Path, template: ChatTemplate) -> None:
     """Refuse rewards that PPO would refuse, and a judge without questions."""
     from components.data import store
-    from components.models.adapter_base import check_on_trunk
     from components.training.ppo.job import check_rewards
 
-    marks: Mapping[str, Any] = check_rewards(config.rewards, template)
-    if config.adapter.name != "none" and marks["rewards"]:
-        digest = sources.digest(folder, cache)
-        for reward in config.rewards:
-            check_on_trunk(Path(reward), digest)
+    check_rewards(config, template, sources.digest(folder, cache))
     if config.reward.judge:
         store.check_columns(config.prompts, ("answerable",))

@@ -76,7 +76,9 @@ class ActorCritic(torch.nn.Module):
 
     def _read_value(self, hidden_N: torch.Tensor) -> torch.Tensor:
         assert self.value_head is not None
-        return self.value_head(hidden_N).float().squeeze(-1)
+        # In float32 whatever the weights are: in bfloat16 a value near 2 would move in steps of 0.016.
+        head = self.value_head
+        return torch.nn.functional.linear(hidden_N.float(), head.weight.float(), head.bias.float()).squeeze(-1)
 
     def _as(self, name: str | None) -> contextlib.AbstractContextManager[None]:
         return wearing(self.policy, name) if self.shared else contextlib.nullcontext()

@@ -30,40 +30,61 @@ class KlControl:
         self.coefficient *= 1 + error * min(answers / self.config.horizon, 1.0)
 
     def cool(self) -> None:
-        """Hold the policy twice as strongly, and at least a little."""
-        self.coefficient = max(2 * self.coefficient, 0.01)
+        """Hold the policy twice as strongly, and at least a little, but at most 16 times as was asked for.
+
+        Doubt may last for the whole rest of a run: doubled each time, the reward would soon count for nothing.
+        """
+        most = 16 * max(self.config.coefficient, 0.01)
+        self.coefficient = max(self.coefficient, min(max(2 * self.coefficient, 0.01), most))
 
 
 @dataclass
 class Guards:
     """Looks at every iteration's figures; its memory is part of a checkpoint."""
 
-    config: GuardConfig
+    config: GuardConfig  # with its bounds: see GuardConfig.in_formats
     skipped: int = 0
     looks: list[tuple[float, float]] = field(default_factory=list)  # (training reward, held-out reward)
     alarms: int = 0
 
-    def breach(self, figures: Mapping[str, float], *, first: bool) -> str | None:
-        """Return what must stop the run, if anything; ``first`` is the first iteration of all."""
+    def before_update(self, figures: Mapping[str, float], *, first: bool) -> str | None:
+        """Return why these answers must not be trained on, if anything; ``first`` is the first iteration of all."""
         config = self.config
-        self.skipped = self.skipped + 1 if figures["update/skipped"] else 0
-        if self.skipped > config.max_skipped:
-            return f"the gradient was not finite in {self.skipped} iterations in a row"
-        if not figures["update/first_log_ratio"] <= config.max_ratio_gap:
-            return (
-                f"the log-ratio before the first update is {figures['update/first_log_ratio']:.4f} in the mean, not 0: "
-                "the policy that is trained is not the one that was scored"
-            )
-        if first and abs(figures["objective/kl"]) > config.max_ratio_gap * max(figures["rollout/tokens"], 1.0):
-            return f"the KL to the reference is {figures['objective/kl']:.4f} before training, not 0"
-        if not figures["objective/kl"] <= config.max_kl:
-            return f"the KL to the reference is {figures['objective/kl']:.1f} nats per answer, over {config.max_kl}"
+        assert config.max_engine_gap is not None and config.max_ratio_gap is not None
         if not figures["rollout/engine_gap"] <= config.max_engine_gap:
             return (
-                f"engine and trainer differ by {figures['rollout/engine_gap']:.3f} nats per token in the mean, over "
+                f"engine and trainer differ by {figures['rollout/engine_gap']:.4f} nats per token in the mean, over "
                 f"{config.max_engine_gap}: the engine's weights are not the trainer's"
             )
+        if first and not figures["objective/reference_gap"] <= config.max_ratio_gap:
+            return (
+                f"policy and reference differ by {figures['objective/reference_gap']:.4f} nats per token in the mean "
+                "before training, not by 0: the policy does not start at its reference"
+            )
+        if not figures["objective/kl"] <= config.max_kl:
+            return f"the KL to the reference is {figures['objective/kl']:.1f} nats per answer, over {config.max_kl}"
         return self._disagreement(figures) if config.hacking == "stop" else None
+
+    def before_step(self, log_ratio: float) -> str | None:
+        """Return why an iteration's first step must not be made, if it must not.
+
+        Args:
+            log_ratio: mean |log-ratio| of the policy to itself, as it was when it looked at the answers.
+        """
+        assert self.config.max_ratio_gap is not None
+        if log_ratio <= self.config.max_ratio_gap:
+            return None
+        return (
+            f"the log-ratio before the first update is {log_ratio:.4f} in the mean, not 0: the policy that is trained "
+            "is not the one that was scored"
+        )
+
+    def after_update(self, figures: Mapping[str, float]) -> str | None:
+        """Return why there must be no further iteration, if anything."""
+        self.skipped = self.skipped + 1 if figures["update/skipped"] else 0
+        if self.skipped > self.config.max_skipped:
+            return f"the gradient was not finite in {self.skipped} iterations in a row"
+        return None
 
     def doubt(self, figures: Mapping[str, float]) -> str | None:
         """Return why the rewards may not be trusted, where that holds the policy tighter and does not stop the run."""

@@ -33,7 +33,7 @@ def objective(
     penalties: torch.Tensor,
     reduce: Reduce,
 ) -> dict[str, float]:
-    """Return means over all workers' answers; of entropy and the engine's gap, over their tokens.
+    """Return means over all workers' answers; of entropy and of gaps (|differences| of log-probabilities), over tokens.
 
     Args:
         kl: [P, K, R] estimates of each token; ``objective/kl`` is their sum over an answer, nats.
@@ -45,7 +45,7 @@ def objective(
     of_answers = {
         "objective/kl": kl.sum(),
         "objective/scores": scores.raw.sum(),
-        "objective/reward": scores.total.sum(),
+        "objective/reward": scores.total.sum() + (scores.steps.sum() if scores.steps is not None else 0.0),
         "objective/rlhf_reward": rewards.sum(),
         "objective/non_score_reward": -penalties.sum(),
         "objective/disagreement": scores.disagreement.sum(),
@@ -56,7 +56,11 @@ def objective(
     if scores.judged is not None:
         of_answers["objective/judge"] = scores.judged.sum()
     gap = (drawn.old - drawn.engine).abs() * mask
-    of_tokens = {"objective/entropy": (drawn.entropy * mask).sum(), "rollout/engine_gap": gap.sum()}
+    of_tokens = {
+        "objective/entropy": (drawn.entropy * mask).sum(),
+        "objective/reference_gap": ((drawn.old - drawn.reference).abs() * mask).sum(),
+        "rollout/engine_gap": gap.sum(),
+    }
     count, tokens = reduce(torch.tensor([float(len(answers)), float(mask.sum())], dtype=torch.float64)).tolist()
     found = reduce(torch.stack([value.double() for value in (of_answers | of_tokens).values()])).tolist()
     sums = dict(zip(of_answers | of_tokens, found, strict=True))

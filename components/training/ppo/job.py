@@ -14,11 +14,14 @@ from typing import Any
 from components.config import UserError
 from components.data import store
 from components.data.chat import ChatTemplate
+from components.models.adapter_base import check_on_trunk, is_adapter
 from components.models.adapters import check_blocks
+from components.models.load import engine_dtype
 from components.models.memory import read_shape
 from components.models.rewards import RewardInfo
 from components.tracking.lineage import write_lineage
 from components.tracking.run import Run
+from components.training.callbacks import Breach
 from components.training.job import trained_folder
 from components.training.launch import FOLDER, launch
 from components.training.ppo.sections import Sections
@@ -74,18 +77,46 @@ def _once(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({row["prompt_id"]: row for row in rows}.values())
 
 
-def check_rewards(rewards: Sequence[str], template: ChatTemplate) -> dict[str, Any]:
+def check_rewards(config: Any, template: ChatTemplate, base_digest: str) -> dict[str, Any]:
     """Return the reward models' identities.
 
     Raises:
-        UserError: one was trained with another chat template.
+        UserError: one was trained with another chat template, or on a base that changed, or none of them is of the
+            kind that the configuration builds on.
     """
-    marks = []
-    for folder in rewards:
-        info = RewardInfo.read_for(Path(folder), template.digest)
-        page = Path(folder) / "lineage.json"
+    marks, kinds, on_trunk = [], set(), False
+    for folder in map(Path, config.rewards):
+        info = RewardInfo.read_for(folder, template.digest)
+        page = folder / "lineage.json"
         marks.append(json.loads(page.read_text())["lineage_id"] if page.is_file() else info.base_digest)
+        kinds.add(info.kind)
+        if config.adapter.name != "none":
+            check_on_trunk(folder, base_digest)
+            on_trunk |= is_adapter(folder) and info.base_digest == base_digest
+    if config.reward.steps and "process" not in kinds:
+        raise UserError(
+            "reward.steps needs a process reward model (train_reward with steps=…) in rewards: there is none"
+        )
+    if config.advantage.name == "gae" and config.advantage.critic == "reward" and not on_trunk:
+        raise UserError(
+            "advantage.critic=reward needs a reward model that is an adapter on the policy's own base: "
+            "give one, or set advantage.critic=fresh"
+        )
     return {"rewards": marks}
+
+
+def check_gpus(config: Any, gpus: int) -> None:
+    """Refuse a cluster on which workers would wait for GPUs that the engines hold.
+
+    Raises:
+        UserError: it has fewer GPUs than engines and workers together.
+    """
+    engines, workers = config.rollout.engine.engines, config.scale.workers
+    if config.scale.gpu and gpus < engines + workers:
+        raise UserError(
+            f"{engines} rollout engines and {workers} workers need a GPU each, the cluster has {gpus}: set fewer, or "
+            f"ray.wait_for.GPU={engines + workers} where a pool can bring them"
+        )
 
 
 def train(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, Any]) -> dict[str, Any]:
@@ -95,10 +126,13 @@ def train(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, An
         UserError: the cluster is too small, or the run's folder holds checkpoints of something else.
         Breach: an invariant of training broke.
     """
+    import ray
+
     from components.training.ppo.experience import prompt_order
     from components.training.ppo.worker import ppo_loop
 
     scale = config.scale
+    check_gpus(config, int(ray.cluster_resources().get("GPU", 0)))
     check_blocks(config.adapter, read_shape(model).layers)
     dtype = weight_dtype(config.optim.dtype, scale.gpu)
     sections = Sections(**{name: getattr(config, name) for name in Sections.model_fields})
@@ -109,14 +143,15 @@ def train(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, An
         **{name: str(value) for name, value in facts.items()},
         "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
     }
-    with _engines(config.rollout, model, run, on_gpu=scale.gpu) as (names, namespace):
+    guards = config.guards.in_formats(dtype, engine_dtype(config.rollout.engine.dtype, scale.gpu))
+    with _keeping_what_was_noted(run), _engines(config.rollout, model, run, on_gpu=scale.gpu) as (names, namespace):
         return launch(
             ppo_loop,
             {
                 "model": str(model),
                 "rewards": list(config.rewards),
                 "base_digest": facts["base_digest"],
-                "config": sections.model_dump(),
+                "config": sections.model_copy(update={"guards": guards}).model_dump(),
                 "combine": config.combine.model_dump(),
                 "judge": bool(config.reward.judge),
                 "engines": names,
@@ -136,6 +171,22 @@ def train(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, An
             run.dir,
             identity,
         )
+
+
+@contextmanager
+def _keeping_what_was_noted(run: Run) -> Iterator[None]:
+    """Log what the workers wrote down, and the evidence, where an invariant broke: nothing is published then."""
+    try:
+        yield
+    except Breach:
+        for noted in (run.dir / "evidence.json", *_noted(run)):
+            run.log_artifact(noted)
+        raise
+
+
+def _noted(run: Run) -> list[Path]:
+    """Return the answers to held-out prompts, and what each answer in training got, where there are any."""
+    return [path for path in (run.dir / "samples.jsonl", run.dir / "scores") if path.exists()]
 
 
 @contextmanager
@@ -174,9 +225,8 @@ def publish(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, 
     shutil.rmtree(target, ignore_errors=True)
     os.replace(trained, target)
     small = [target] if output == "adapter" else []  # runs:/<id>/adapter
-    for noted in (*small, run.dir / "samples.jsonl", run.dir / "scores"):
-        if noted.exists():
-            run.log_artifact(noted)
+    for noted in (*small, *_noted(run)):
+        run.log_artifact(noted)
     for leftover in (FOLDER, "rows"):
         shutil.rmtree(run.dir / leftover, ignore_errors=True)
     return {output: str(target)} | ({"base": str(model)} if output == "adapter" else {})

@@ -76,7 +76,8 @@ class PpoLoop:
         self.note = note
         self.iteration = 0
         self.seconds: dict[str, float] = {}
-        self.figures: dict[str, float] = {}  # of the last iteration, also of one that broke an invariant
+        self.running = 0  # the iteration that runs or ran last
+        self.figures: dict[str, float] = {}  # what is known of it, also where it broke an invariant
 
     def run_iteration(self, rows: Sequence[Any]) -> dict[str, float]:
         """Draw answers to this worker's prompts, train on them, push the new weights; return the figures.
@@ -87,7 +88,7 @@ class PpoLoop:
         Raises:
             Breach: what must hold does not.
         """
-        self.seconds = {}
+        self.seconds, self.running, self.figures = {}, self.iteration + 1, {}
         started = time.monotonic()
         with self._timed("generate"):
             drawn = self.draw(rows)
@@ -95,32 +96,35 @@ class PpoLoop:
             self._look(drawn)
         with self._timed("score"):
             scores = self.score(rows, drawn)
-        self.note(self.iteration + 1, rows, drawn, scores)
-        figures = self._value(drawn, scores)
+        self.note(self.running, rows, drawn, scores)
+        figures = self.figures
+        figures |= self._value(drawn, scores)
+        self._stop_if(self.guards.before_update(figures, first=self.iteration == 0))
         with self._timed("update"):
             figures |= self._update(drawn)
+        self._stop_if(self.guards.after_update(figures))
         with self._timed("sync"):
-            self.push(self.iteration + 1)
+            self.push(self.running)
         figures |= speeds(self.seconds, time.monotonic() - started, drawn, self.reduce)
         figures["rollout/engines_replaced"] = float(self.rollouts.replaced)
-        self.figures = figures
-        self._guard(figures)
+        self._doubt(figures)
         self.kl.update(figures["objective/kl"], self.settings.rollout.prompts * self.settings.rollout.samples)
         self.iteration += 1
         return figures
 
-    def _guard(self, figures: dict[str, float]) -> None:
-        """Stop the run, hold the policy tighter, or warn, as the guards say. Raises ``Breach``."""
-        problem = self.guards.breach(figures, first=self.iteration == 0)
+    def _stop_if(self, problem: str | None) -> None:
         if problem:
-            raise Breach(f"{problem} (iteration {self.iteration + 1})")
+            raise Breach(f"{problem} (iteration {self.running})")
+
+    def _doubt(self, figures: dict[str, float]) -> None:
+        """Hold the policy tighter, or warn, as the guards say."""
         doubt = self.guards.doubt(figures)
         if doubt:
             self.kl.cool()
             figures["guards/cooled"] = 1.0
         for warning in (doubt, self.guards.collapse(figures)):
             if warning:
-                logger.warning("iteration %d: %s", self.iteration + 1, warning)
+                logger.warning("iteration %d: %s", self.running, warning)
 
     def push(self, version: int) -> None:
         """Let the engines hold the policy's weights."""
@@ -177,21 +181,18 @@ class PpoLoop:
         """Train on the answers; return the means over the tokens of every step."""
         settings = self.settings
         totals: dict[str, float] = {}
-        first_log_ratio = math.nan
         steps = skipped = 0
         count = settings.update.minibatches
         for epoch in range(settings.update.epochs):
             seed = f"{settings.seed} {self.iteration} {epoch}"
             for micros in minibatches(len(drawn.prompts), count, settings.update.micro_prompts, seed):
                 figures, norm = self._step(drawn, micros, steps)
-                if steps == 0:
-                    first_log_ratio = figures["policy/abs_log_ratio"]
                 steps += 1
                 skipped += not math.isfinite(norm)
                 for name, value in (figures | {"update/grad_norm": norm}).items():
                     totals[name] = totals.get(name, 0.0) + value
         figures = {name: value / steps for name, value in totals.items()}
-        return figures | {"update/first_log_ratio": first_log_ratio, "update/skipped": float(skipped)}
+        return figures | {"update/skipped": float(skipped)}
 
     def _step(self, drawn: Experience, micros: list[list[int]], number: int) -> tuple[dict[str, float], float]:
         """Make one optimizer step of some passes; return the means over its tokens, and the gradient's norm."""
@@ -205,12 +206,16 @@ class PpoLoop:
             self.learner.backward(loss * settings.workers / tokens)
             for name, value in sums.items():
                 totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().cpu()
+        found = self.reduce(torch.stack(list(totals.values())))
+        figures = dict(zip(totals, (found / tokens).tolist(), strict=True))
+        if number == 0:
+            self.figures["update/first_log_ratio"] = figures["policy/abs_log_ratio"]
+            self._stop_if(self.guards.before_step(figures["policy/abs_log_ratio"]))
         done = self.iteration * settings.update.epochs * settings.update.minibatches + number
         norm = self.learner.step(
             done / (settings.update.iterations * settings.update.epochs * settings.update.minibatches)
         )
-        found = self.reduce(torch.stack(list(totals.values())))
-        return dict(zip(totals, (found / tokens).tolist(), strict=True)), norm
+        return figures, norm
 
     def _pass(self, drawn: Experience, numbers: list[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the loss of one forward pass, a sum over its tokens, and sums for the figures."""
@@ -240,11 +245,14 @@ class PpoLoop:
                 "policy/ratio": found.ratio_N.sum(),
                 "policy/abs_log_ratio": found.ratio_N.log().abs().sum(),
                 "policy/importance": weights.sum(),
+                "policy/importance_capped": (weights >= settings.rollout.importance_cap).sum(),
             }
         if values is not None:
             error = value_loss(values, known["values"], known["returns"], settings.clip.value)
             loss = loss + settings.update.value * error
             sums["loss/value"] = error
+            if settings.clip.value is not None:
+                sums["value/clipfrac"] = ((values - known["values"]).abs() > settings.clip.value).sum()
         return loss, sums
 
     def _timed(self, phase: str) -> Timer:

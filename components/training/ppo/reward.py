@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from components.models.packing import Packed
-from components.models.rewards import CombineConfig, RewardModel, combine, disagreement, step_ends
+from components.models.rewards import CombineConfig, RewardModel, combine, disagreement
+from components.models.step_rewards import step_ends, worst_step
 from components.training.ppo.experience import Experience, passes
 from components.training.ppo.figures import Scores
 from components.training.ppo.roles import Roles
@@ -36,12 +37,11 @@ class Scorer:
         shape = drawn.mask.shape[:2]
         heads: list[list[list[float]]] = [[[] for _ in own] for own in drawn.answers]
         steps = torch.zeros(drawn.mask.shape)
-        has_steps = False
         rewards: list[RewardOnTrunk | RewardModel] = [*self.roles.trunk_rewards, *self.roles.own_rewards]
+        of_steps = sum(reward.info.kind == "process" for reward in rewards)
         for reward in rewards:
             if reward.info.kind == "process":
-                has_steps = True
-                self._steps(reward, drawn, heads, steps)
+                self._steps(reward, drawn, heads, steps, self.shape.steps / of_steps)
             else:
                 self._whole(reward, drawn, heads)
         raw = torch.tensor([[combine(x, self.combine) if x else 0.0 for x in own] for own in heads]).view(shape)
@@ -58,7 +58,7 @@ class Scorer:
             total = total + self.shape.judge * judged
         finished = torch.tensor([[answer.finished for answer in own] for own in drawn.answers])
         total = total.clamp(-self.shape.clip, self.shape.clip) - self.shape.missing_eos * ~finished
-        return Scores(total, raw, judged, spread, self.shape.steps * steps if has_steps and self.shape.steps else None)
+        return Scores(total, raw, judged, spread, steps if of_steps and self.shape.steps else None)
 
     def _whole(self, reward: RewardOnTrunk | RewardModel, drawn: Experience, heads: list) -> None:
         """Append the rewards of whole answers to ``heads`` [P][K]."""
@@ -75,8 +75,11 @@ class Scorer:
                 for place, own in enumerate(values.tolist()):  # answers of all prompts by turns: see packing
                     heads[numbers[place % len(numbers)]][place // len(numbers)] += own
 
-    def _steps(self, reward: RewardOnTrunk | RewardModel, drawn: Experience, heads: list, steps: Any) -> None:
-        """Add each step's reward at the step's last token, and append the worst step's to ``heads``."""
+    def _steps(
+        self, reward: RewardOnTrunk | RewardModel, drawn: Experience, heads: list, steps: torch.Tensor, weight: float
+    ) -> None:
+        """Add each step's reward, clipped, at the step's last token; append what the worst makes of it to ``heads``."""
+        bound = self.shape.clip
         for p, own in enumerate(drawn.answers):
             ends = [step_ends(answer.ids, self.decode) for answer in own]
             if isinstance(reward, RewardModel):
@@ -84,8 +87,9 @@ class Scorer:
             else:
                 found = self._steps_on_trunk(reward, drawn, p, ends)
             for k, (places, values) in enumerate(zip(ends, found, strict=True)):
-                heads[p][k] += [min(head) for head in zip(*values, strict=True)]
-                steps[p, k, places] += torch.tensor([sum(value) / len(value) for value in values])
+                heads[p][k] += worst_step(values, reward.info)
+                found_S = torch.tensor([combine(value, self.combine) for value in values])
+                steps[p, k, places] += weight * found_S.clamp(-bound, bound)
 
     def _steps_on_trunk(
         self, reward: RewardOnTrunk, drawn: Experience, p: int, ends: list[list[int]]

@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import torch
 
-from components.config import UserError
 from components.models import fused_lora
 from components.models.adapter_base import is_adapter
 from components.models.adapters import AdapterConfig, peft_config
@@ -69,11 +68,7 @@ class Roles:
             else:
                 self.own_rewards.append(RewardModel(folder, dtype=dtype, device=device))
         self.starts_as = self.trunk_rewards[0] if critic == "reward" and self.trunk_rewards else None
-        if critic == "reward" and self.starts_as is None:
-            raise UserError(
-                "advantage.critic=reward needs a reward model that is an adapter on the policy's own base: "
-                "give one, or set advantage.critic=fresh"
-            )
+        assert critic != "reward" or self.starts_as is not None  # job.check_rewards has seen to it
         own_critic = self._critic(model, dtype) if critic in ("reward", "fresh") else None
         if self.peft is not None:
             only_trainable(policy, {POLICY, CRITIC})

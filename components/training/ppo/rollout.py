@@ -43,6 +43,7 @@ class EngineRollouts:
     replaced: int = 0  # engines that died and were started again
     _held: tuple[Any, int, str] | None = field(default=None, init=False)  # (weights in the object store, version, sum)
     _version: int = field(default=-1, init=False)  # that the engine should hold
+    _weights: Callable[[], Iterable[tuple[str, Any]]] | None = field(default=None, init=False)  # of that version
 
     def push(self, weights: Callable[[], Iterable[tuple[str, Any]]], version: int) -> None:
         """Push weights, and check by their bytes that they arrived whole; what is made of them the log-ratio tells.
@@ -50,16 +51,10 @@ class EngineRollouts:
         Raises:
             EngineLost: they did not, or the engine does not say so in time.
         """
-        import ray
-
-        from components.models.rollout_engine import checksum, ship
-
-        self._version = version
-        if not self.pushes:
-            return
-        named = list(weights())
-        self._held = (ray.put(ship(named)), version, checksum(named))
-        self._survive(self._load)
+        self._version, self._weights, self._held = version, weights, None
+        if self.pushes:
+            self._hold()
+            self._survive(self._load)
 
     def draw(
         self, prompts: Sequence[Sequence[int]], samples: int, seed: int, greedy: bool = False
@@ -85,6 +80,17 @@ class EngineRollouts:
 
         return self._survive(ask)
 
+    def _hold(self) -> None:
+        """Put the weights into the object store, once a version."""
+        import ray
+
+        from components.models.rollout_engine import checksum, ship
+
+        assert self._weights is not None
+        if self._held is None:
+            named = list(self._weights())
+            self._held = (ray.put(ship(named)), self._version, checksum(named))
+
     def _load(self) -> None:
         assert self._held is not None
         weights, version, expected = self._held
@@ -99,17 +105,20 @@ class EngineRollouts:
         """Ask; if the engine dies meanwhile, wait for its successor, see that it gets the weights, and ask again."""
         import ray
 
-        deadline = time.monotonic() + self.config.deadline_s
+        deadline = 0.0
         is_back = True
         while True:
             try:
                 if is_back:
                     return ask()
-                is_back = self._welcome()
+                self._welcome()
+                is_back = True
+                continue
             except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError):
                 if is_back:
                     logger.warning("rollout engine %s died: waiting for its successor", self.engine)
                     self.replaced += 1
+                    deadline = time.monotonic() + self.config.deadline_s
                 is_back = False
             if not is_back:
                 if time.monotonic() > deadline:
@@ -118,13 +127,16 @@ class EngineRollouts:
                     )
                 time.sleep(1.0)
 
-    def _welcome(self) -> bool:
-        """Give a restarted engine the weights, or wait for the worker that does; return whether it has them."""
-        if self._held is not None:
-            self._load()
-            return True
+    def _welcome(self) -> None:
+        """Give a restarted engine the weights, unless another worker has; it may be the first call that finds it back.
+
+        A worker that does not push gives them, too: those that share the engine may be past their draw, and wait for
+        this one in a collective.
+        """
         version, _ = self._wait(self._actor().state.remote(), "a sign of life")
-        return bool(version == self._version)
+        if version != self._version:
+            self._hold()
+            self._load()
 
     def _actor(self) -> Any:
         import ray

@@ -20,6 +20,7 @@ class Sections(Config):
     """How PPO trains."""
 
     adapter: AdapterConfig = Field(AdapterConfig(), description="lora: all models share one trunk; none: each its own")
+    max_prompt_tokens: int = Field(768, ge=8, description="longer prompts are dropped and counted")
     rollout: RolloutConfig = Field(RolloutConfig(), description="how answers are drawn")
     reward: RewardShape = Field(RewardShape(), description="what an answer is worth")
     advantage: AdvantageConfig = Field(AdvantageConfig(), description="how rewards become advantages")
@@ -53,6 +54,8 @@ class Sections(Config):
             raise UserError(
                 "kl.estimator=k1 has a gradient of 0 in the mean where kl.place=loss, so it holds nothing: use k2 or k3"
             )
+        if self.kl.target and not self.kl.coefficient:
+            raise UserError("kl.coefficient=0 stays 0 however far the KL is from kl.target: start above 0")
         if self.advantage.name != "gae" and self.update.critic_warmup:
             raise UserError(f"update.critic_warmup: advantage.name={self.advantage.name} has no critic, set it to 0")
         if self.deepspeed.stage == 3:
@@ -63,6 +66,12 @@ class Sections(Config):
             raise UserError(
                 "optim.gradient_checkpointing recomputes with whichever adapter is on then, which is wrong where "
                 "policy and critic share a trunk: lower update.micro_prompts instead"
+            )
+        if self.max_prompt_tokens + self.rollout.max_new_tokens > self.rollout.engine.max_model_len:
+            raise UserError(
+                f"max_prompt_tokens {self.max_prompt_tokens} and rollout.max_new_tokens {self.rollout.max_new_tokens} "
+                f"do not fit into rollout.engine.max_model_len {self.rollout.engine.max_model_len}: raise it, or lower "
+                "these"
             )
         if self.rollout.min_new_tokens > self.rollout.max_new_tokens:
             raise UserError("rollout.min_new_tokens is more than rollout.max_new_tokens")

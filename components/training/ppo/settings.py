@@ -53,8 +53,13 @@ class RewardShape(Config):
         0.0, le=0, description="the judge's score of abstaining where there is an answer; below 0, never trying loses"
     )
     weight: float = Field(1.0, ge=0, description="weight of the reward models' combined reward")
-    steps: float = Field(0.0, ge=0, description="weight of each step's reward by a process reward model")
-    clip: float = Field(5.0, gt=0, description="rewards are clipped to +- this")
+    steps: float = Field(
+        0.0,
+        ge=0,
+        description="weight of each step's reward by process reward models, beside that of the worst, which is the "
+        "answer's",
+    )
+    clip: float = Field(5.0, gt=0, description="rewards of answers, and of steps, are clipped to +- this")
     whiten: bool = Field(False, description="divide rewards by their deviation over the batch; the mean is kept")
     missing_eos: float = Field(1.0, ge=0, description="subtracted from an answer that was cut off")
 
@@ -102,8 +107,18 @@ class GuardConfig(Config):
     """What stops a run, and when."""
 
     max_kl: float = Field(40.0, gt=0, description="KL to the reference, nats per answer")
-    max_engine_gap: float = Field(0.15, gt=0, description="mean |log-prob of engine - of trainer| per token")
-    max_ratio_gap: float = Field(0.05, gt=0, description="mean |log-ratio| before the first update: it must be 0")
+    max_engine_gap: float | None = Field(
+        None,
+        gt=0,
+        description="mean |log-prob of engine - of trainer| per token; none: 0.001 where both compute in float32, "
+        "else 0.15",
+    )
+    max_ratio_gap: float | None = Field(
+        None,
+        gt=0,
+        description="mean |log-ratio| before the first update, and to the reference before training, where both must "
+        "be 0; none: 0.001 in float32, else 0.05",
+    )
     max_skipped: int = Field(3, ge=0, description="iterations in a row with a gradient that is not finite")
     min_entropy: float = Field(0.005, ge=0, description="nats per token; below it the policy has collapsed")
     min_distinct: float = Field(0.05, ge=0, le=1, description="share of different word pairs over an iteration")
@@ -113,5 +128,18 @@ class GuardConfig(Config):
         1.0, gt=0, description="mean deviation among the reward heads, in held-out deviations; none does not look"
     )
     hacking: Literal["stop", "cool"] = Field(
-        "cool", description="what a gamed reward or too much disagreement does: stop, or double the KL coefficient"
+        "cool",
+        description="what a gamed reward or too much disagreement does: stop, or double the KL coefficient, up to 16 "
+        "times what it was",
     )
+
+    def in_formats(self, trainer: str, engine: str) -> "GuardConfig":
+        """Return the guards with the bounds of these number formats where none was given."""
+        exact = trainer == "float32"
+        gap = 0.001 if exact and engine == "float32" else 0.15
+        return self.model_copy(
+            update={
+                "max_engine_gap": gap if self.max_engine_gap is None else self.max_engine_gap,
+                "max_ratio_gap": (0.001 if exact else 0.05) if self.max_ratio_gap is None else self.max_ratio_gap,
+            }
+        )

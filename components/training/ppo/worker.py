@@ -29,10 +29,7 @@ def ppo_loop(payload: dict[str, Any]) -> dict[str, Any]:
     try:
         return worker.run()
     except Breach as breach:
-        if worker.rank == 0:
-            Path(payload["evidence"]).write_text(
-                json.dumps({"breach": str(breach), "iteration": worker.loop.iteration + 1, **worker.loop.figures})
-            )
+        worker.keep_evidence(breach)
         return {"breach": str(breach)}
 
 
@@ -117,7 +114,7 @@ class _Worker:
 
     def decode(self, ids: list[int]) -> str:
         """Return an answer's text without its turn end."""
-        return self.template.tokenizer.decode(ids, skip_special_tokens=True)
+        return self.template.text_of(ids)
 
     def run(self) -> dict[str, Any]:
         """Run what is left of the iterations, and write the policy."""
@@ -125,14 +122,15 @@ class _Worker:
         self._push(self.loop.iteration)
         figures: dict[str, float] = {}
         if self.held_out and self.loop.iteration == 0:  # what the answers were before any training
-            self._log(self._look_at_held_out(), 0)
+            self._look_at_held_out()
+            self._log(self.loop.figures, 0)
         while self.loop.iteration < iterations:
             figures = self.loop.run_iteration(self._own_rows(self.loop.iteration))
             self._barrier()
             self.reward = figures["objective/reward"]
             step = self.loop.iteration
             if self.held_out and (step % self.config.guards.eval_every == 0 or step == iterations):
-                figures |= self._look_at_held_out()
+                self._look_at_held_out()
             self._log(figures, step)
             if step % self.config.save.every == 0 and step < iterations:
                 self._save(step)
@@ -154,15 +152,26 @@ class _Worker:
         self.loop.push(version)
         self._barrier()
 
-    def _look_at_held_out(self) -> dict[str, float]:
-        """Answer held-out prompts greedily, keep the answers, and see whether the reward is being gamed."""
+    def keep_evidence(self, breach: Breach) -> None:
+        """Write what is known of the iteration that broke an invariant, into the run as well."""
+        if self.rank == 0:
+            self._log(self.loop.figures, self.loop.running)
+            known = {"breach": str(breach), "iteration": self.loop.running, **self.loop.figures}
+            Path(self.payload["evidence"]).write_text(json.dumps(known | {"state": self.loop.state()}, indent=2))
+
+    def _look_at_held_out(self) -> None:
+        """Answer held-out prompts greedily, keep the answers, and see whether the reward is being gamed.
+
+        What is found joins the iteration's figures. Raises ``Breach`` where that stops the run.
+        """
         from components.training.ppo.figures import held_out_reward, show_answers
 
         drawn = self.loop.draw(self.held_out, greedy=True)
         scores = self.loop.score(self.held_out, drawn)
         # Each worker's engine drew its own answers: all go by the mean, or one would stop while others wait.
         held_out = self._mean(held_out_reward(scores))
-        figures = {"eval/reward": self._mean(float(scores.raw.mean())), "eval/held_out_reward": held_out}
+        figures = self.loop.figures
+        figures |= {"eval/reward": self._mean(float(scores.raw.mean())), "eval/held_out_reward": held_out}
         if self.rank == 0:
             self.samples.add(self.loop.iteration, show_answers(self.held_out, drawn, scores, self.decode))
         if math.isfinite(self.reward) and self.loop.guards.is_hacking(self.reward, held_out):
@@ -173,7 +182,6 @@ class _Worker:
                 )
             self.loop.kl.cool()
             figures["guards/cooled"] = 1.0
-        return figures
 
     def _log(self, figures: dict[str, float], step: int) -> None:
         if self.rank == 0:

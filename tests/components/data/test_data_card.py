@@ -55,7 +55,7 @@ def test_pairs_with_one_prompt_are_not_taken_for_independent():
 
 
 def test_agreement_is_of_the_kept_and_of_all_that_was_read():
-    """Kept: cc and cr, in both orders: c 4, r 4 of 8 votes; observed 2 * 2, expected 2 * 16 / 7; alpha = 1 - 28 / 32."""
+    """Kept: cc and cr, in both orders: c 4, r 4 of 8 votes; observed 2 * 2, expected 32 / 7; alpha = 1 - 28 / 32."""
     kept = [
         pair("a", "x", "y", votes=votes("chosen", "chosen")),
         pair("b", "x", "y", votes=votes("chosen", "rejected")),

@@ -23,8 +23,8 @@ from components.models.rewards import (
     disagreement,
     held_out_statistics,
     load_base,
-    step_ends,
 )
+from components.models.step_rewards import step_ends, worst_step
 
 HEADS, RANK, ALPHA = 3, 4, 8.0
 MEAN, STD = (0.5, -0.25, 0.0), (2.0, 0.5, 1.0)
@@ -272,8 +272,16 @@ def test_held_out_statistics_are_per_head():
         (["a"], [0]),
         (["\n"], [0]),
         (["a", "\n"], [1]),  # the last is named once
-        (["a", "\n", "<end>"], [1, 2]),
+        (["a", "\n", ""], [2]),  # a turn end after a line break is no step
+        (["a\nb", "\n", "\n", ""], [0, 3]),
     ],
 )
 def test_steps_end_at_the_first_line_break_after_text_and_at_the_end(tokens, ends):
     assert step_ends(list(range(len(tokens))), lambda ids: "".join(tokens[token] for token in ids)) == ends
+
+
+def test_an_answers_worst_step_is_each_heads_own_in_deviations_of_worst_steps():
+    steps = [[1.0, 4.0], [-2.0, 5.0], [0.0, 3.0]]
+    info = RewardInfo("process", 2, "base", "digest", "template", (0.0, 0.0), (1.0, 1.0))
+    assert worst_step(steps, info) == [-2.0, 3.0]
+    assert worst_step(steps, replace(info, worst_mean=(-1.0, 1.0), worst_std=(0.5, 4.0))) == [-2.0, 0.5]

@@ -374,14 +374,13 @@ def test_similarity_is_the_cosine_and_embeds_examples_once():
 @pytest.mark.parametrize("kind", ["outcome", "process"])
 def test_a_reward_model_scores_by_its_mean_and_a_process_one_by_its_worst_step(kind):
     server = ScoreServer.__new__(ScoreServer)
-    tokenizer = SimpleNamespace(decode=lambda ids: "".join(chr(each) for each in ids))
     server._template = SimpleNamespace(
-        tokenizer=tokenizer,
+        text_of=lambda ids: "".join(chr(each) for each in ids),
         prompt_ids=lambda messages: [1],
         completion_ids=lambda messages, answer: [ord(sign) for sign in answer],
     )
     server._rewards = SimpleNamespace(
-        info=SimpleNamespace(kind=kind),
+        info=SimpleNamespace(kind=kind, worst_std=()),
         score=lambda prompts, answers: [[[1.0, 3.0], [0.0, 0.0]]],
         score_steps=lambda prompts, answers, ends: [[[4.0, 4.0] for _ in own[:-1]] + [[-1.0, 1.0]] for own in ends],
     )

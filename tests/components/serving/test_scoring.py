@@ -7,7 +7,8 @@ import pytest
 from components.config import UserError
 from components.data.chat import ChatTemplate
 from components.models.folder import digest
-from components.models.rewards import RewardInfo, RewardModel, load_base, step_ends
+from components.models.rewards import RewardInfo, RewardModel, load_base
+from components.models.step_rewards import step_ends
 from components.serving.scoring import ScoreServer
 from components.serving.strategy_checks import check_scorer
 
@@ -24,7 +25,8 @@ def rewards(tiny_model_dir, tmp_path_factory):
         folder = tmp_path_factory.mktemp("rewards") / kind
         load_base(tiny_model_dir, 2, "float32", 1).save_pretrained(folder)
         base = digest(tiny_model_dir)
-        RewardInfo(kind, 2, str(tiny_model_dir), base, template, (0.1, -0.2), (0.5, 2.0)).write(folder)
+        worst = ((-0.5, 0.25), (2.0, 0.5)) if kind == "process" else ()
+        RewardInfo(kind, 2, str(tiny_model_dir), base, template, (0.1, -0.2), (0.5, 2.0), *worst).write(folder)
         return folder
 
     return make
@@ -40,10 +42,11 @@ def test_answers_score_as_the_model_scores_each_by_itself(rewards, tiny_model_di
     for answer in ANSWERS:
         ids = template.completion_ids(ASK, answer)
         if kind == "outcome":
-            heads = [model.score([prompt], [[ids]])[0][0]]
-        else:
-            heads = model.score_steps([prompt], [ids], [step_ends(ids, template.tokenizer.decode)])[0]
-        expected.append(min(sum(own) / 2 for own in heads))
+            first, second = model.score([prompt], [[ids]])[0][0]
+        else:  # each head's own worst step, in deviations of worst steps
+            steps = model.score_steps([prompt], [ids], [step_ends(ids, template.text_of)])[0]
+            first, second = (min(step[0] for step in steps) + 0.5) / 2.0, (min(step[1] for step in steps) - 0.25) / 0.5
+        expected.append((first + second) / 2)
     assert scores == pytest.approx(expected, abs=1e-4) and len(set(scores)) == 3
     assert "progress" not in capfd.readouterr().err
 

@@ -6,7 +6,7 @@ import socket
 import pytest
 import ray
 
-from components.training.process_group import listen_where_ray_does
+from components.training.process_group import backend, listen_where_ray_does
 
 
 @pytest.fixture
@@ -34,3 +34,11 @@ def test_what_a_person_has_set_stays(address, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
     listen_where_ray_does()
     assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0"
+
+
+def test_workers_with_gpus_can_also_sum_what_is_on_the_cpu() -> None:
+    """Torch's own parser says which device type has which backend."""
+    from torch.distributed.distributed_c10d import BackendConfig
+
+    assert BackendConfig(backend(gpu=True)).get_device_backend_map() == {"cpu": "gloo", "cuda": "nccl"}
+    assert BackendConfig(backend(gpu=False)).get_device_backend_map()["cpu"] == "gloo"

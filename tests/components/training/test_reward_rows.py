@@ -17,7 +17,13 @@ OTHER = {"chosen": "rejected", "rejected": "chosen"}
 
 def row(number, split, votes):
     texts = {side: [{"role": "assistant", "content": f"{side} {number}"}] for side in ("chosen", "rejected")}
-    common = {"pair_id": f"{split}{number}", "prompt_id": f"{split}{number}", "split": split, "kind": "k", "source": "s"}
+    common = {
+        "pair_id": f"{split}{number}",
+        "prompt_id": f"{split}{number}",
+        "split": split,
+        "kind": "k",
+        "source": "s",
+    }
     listed = [{"annotator": who, "prefers": said} for who, said in votes.items()]
     prompt = [{"role": "user", "content": f"{number}?"}]
     return common | texts | {"prompt": prompt, "chosen_score": 1.0, "rejected_score": 0.0, "votes": listed}

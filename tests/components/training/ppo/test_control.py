@@ -8,13 +8,11 @@ from components.training.ppo.control import Guards, KlControl
 from components.training.ppo.settings import GuardConfig, KlConfig
 
 FINE = {
-    "update/skipped": 0.0,
-    "update/first_log_ratio": 0.0,
     "objective/kl": 0.0,
+    "objective/reference_gap": 0.0,
     "objective/entropy": 1.0,
     "objective/disagreement": 0.2,
-    "rollout/tokens": 20.0,
-    "rollout/engine_gap": 0.01,
+    "rollout/engine_gap": 0.0001,
     "rollout/distinct_2": 0.9,
 }
 
@@ -53,44 +51,78 @@ def test_without_a_target_the_coefficient_is_fixed():
     assert found.coefficient == 0.2
 
 
+def test_doubt_that_lasts_holds_the_policy_at_most_16_times_as_strongly():
+    for coefficient, most in ((0.1, 1.6), (0.0, 0.16)):
+        found = control(target=None, coefficient=coefficient)
+        for _ in range(20):
+            found.cool()
+        assert found.coefficient == pytest.approx(most)
+    steered = KlControl(KlConfig(coefficient=0.1, target=1.0), 5.0)  # where the target had already taken it
+    steered.cool()
+    assert steered.coefficient == 5.0
+
+
 def test_a_control_may_go_on_from_where_it_was():
     assert KlControl(KlConfig(coefficient=0.1), 0.7).coefficient == 0.7
     assert KlControl(KlConfig(coefficient=0.1), 0.0).coefficient == 0.0
+
+
+def guards_of(trainer="float32", engine="float32", **config):
+    return Guards(GuardConfig(**config).in_formats(trainer, engine))
 
 
 @pytest.mark.parametrize(
     ("name", "fine", "bad", "said"),
     [
         ("objective/kl", 39.0, 41.0, "KL to the reference is 41.0 nats per answer"),
-        ("rollout/engine_gap", 0.14, 0.16, "engine and trainer differ by 0.160 nats per token"),
-        ("update/first_log_ratio", 0.04, 0.06, "log-ratio before the first update is 0.0600"),
+        ("rollout/engine_gap", 0.0009, 0.0011, "engine and trainer differ by 0.0011 nats per token"),
     ],
 )
 def test_a_figure_beyond_its_bound_stops_the_run(name, fine, bad, said):
-    guards = Guards(GuardConfig())
-    assert guards.breach({**FINE, name: fine}, first=False) is None
-    assert said in (guards.breach({**FINE, name: bad}, first=False) or "")
+    guards = guards_of()
+    assert guards.before_update({**FINE, name: fine}, first=False) is None
+    assert said in (guards.before_update({**FINE, name: bad}, first=False) or "")
+    assert guards.before_update({**FINE, name: math.nan}, first=False)
 
 
-@pytest.mark.parametrize("name", ["objective/kl", "rollout/engine_gap", "update/first_log_ratio"])
-def test_a_figure_that_is_not_a_number_stops_the_run(name):
-    assert Guards(GuardConfig()).breach({**FINE, name: math.nan}, first=False)
+def test_the_first_step_is_made_where_the_ratio_is_1():
+    guards = guards_of()
+    assert guards.before_step(0.0009) is None
+    assert "log-ratio before the first update is 0.0011" in (guards.before_step(0.0011) or "")
+    assert guards.before_step(math.nan)
 
 
-def test_before_training_the_kl_is_0():
-    """20 tokens an answer at up to 0.05 nats: 1 nat. Later the KL may be what it likes below its bound."""
-    guards = Guards(GuardConfig())
-    assert guards.breach({**FINE, "objective/kl": 0.9}, first=True) is None
-    for kl in (1.1, -1.1):
-        assert "before training, not 0" in (guards.breach({**FINE, "objective/kl": kl}, first=True) or "")
-        assert guards.breach({**FINE, "objective/kl": kl}, first=False) is None
+def test_before_training_the_policy_is_the_reference():
+    """Token by token, whatever the sign: a KL that sums up to 0 is no sign of it. Later they may differ."""
+    guards = guards_of()
+    assert guards.before_update({**FINE, "objective/reference_gap": 0.0009}, first=True) is None
+    apart = {**FINE, "objective/reference_gap": 0.0011}
+    assert "does not start at its reference" in (guards.before_update(apart, first=True) or "")
+    assert guards.before_update({**FINE, "objective/reference_gap": math.nan}, first=True)
+    assert guards.before_update(apart, first=False) is None
+
+
+@pytest.mark.parametrize(
+    ("trainer", "engine", "engine_gap", "ratio_gap"),
+    [
+        ("float32", "float32", 0.001, 0.001),
+        ("float32", "auto", 0.15, 0.001),
+        ("float32", "bfloat16", 0.15, 0.001),
+        ("bfloat16", "bfloat16", 0.15, 0.05),
+    ],
+)
+def test_bounds_are_as_narrow_as_the_number_format_allows(trainer, engine, engine_gap, ratio_gap):
+    found = GuardConfig().in_formats(trainer, engine)
+    assert (found.max_engine_gap, found.max_ratio_gap) == (engine_gap, ratio_gap)
+    own = GuardConfig(max_engine_gap=0.3, max_ratio_gap=0.2).in_formats(trainer, engine)
+    assert (own.max_engine_gap, own.max_ratio_gap) == (0.3, 0.2)
 
 
 def test_gradients_that_are_not_finite_stop_the_run_only_in_a_row():
-    guards = Guards(GuardConfig(max_skipped=2))
-    bad = {**FINE, "update/skipped": 1.0}
-    assert [guards.breach(figures, first=False) for figures in (bad, bad, FINE, bad, bad)] == [None] * 5
-    assert "not finite" in (guards.breach(bad, first=False) or "")
+    guards = guards_of(max_skipped=2)
+    bad, fine = {"update/skipped": 1.0}, {"update/skipped": 0.0}
+    assert [guards.after_update(figures) for figures in (bad, bad, fine, bad, bad)] == [None] * 5
+    assert "not finite" in (guards.after_update(bad) or "")
 
 
 @pytest.mark.parametrize(
@@ -108,13 +140,17 @@ def test_a_policy_that_always_says_the_same_is_warned_of(name, fine, bad, said):
 
 def test_heads_that_disagree_stop_the_run_or_cool_it():
     bad = {**FINE, "objective/disagreement": 1.01}
-    cools, stops = Guards(GuardConfig(hacking="cool")), Guards(GuardConfig(hacking="stop"))
+    cools, stops = guards_of(hacking="cool"), guards_of(hacking="stop")
     for guards in (cools, stops):
         fine = {**FINE, "objective/disagreement": 0.99}
-        assert guards.breach(fine, first=False) is None and guards.doubt(fine) is None
-    assert cools.breach(bad, first=False) is None and "differ by 1.01 held-out deviations" in (cools.doubt(bad) or "")
-    assert stops.doubt(bad) is None and "differ by 1.01 held-out deviations" in (stops.breach(bad, first=False) or "")
-    assert Guards(GuardConfig(max_disagreement=None, hacking="stop")).breach(bad, first=False) is None
+        assert guards.before_update(fine, first=False) is None and guards.doubt(fine) is None
+    assert cools.before_update(bad, first=False) is None and "differ by 1.01 held-out deviations" in (
+        cools.doubt(bad) or ""
+    )
+    assert stops.doubt(bad) is None and "differ by 1.01 held-out deviations" in (
+        stops.before_update(bad, first=False) or ""
+    )
+    assert guards_of(max_disagreement=None, hacking="stop").before_update(bad, first=False) is None
 
 
 @pytest.mark.parametrize(
@@ -141,13 +177,13 @@ def test_guards_go_on_from_their_state():
     """Also through JSON, which makes lists of tuples."""
     import json
 
-    guards = Guards(GuardConfig(max_skipped=1, patience=2))
-    guards.breach({**FINE, "update/skipped": 1.0}, first=False)
+    guards = guards_of(max_skipped=1, patience=2)
+    assert guards.after_update({"update/skipped": 1.0}) is None
     guards.collapse({**FINE, "objective/entropy": 0.0})
     for look in [(1, 5), (2, 4)]:
         guards.is_hacking(*look)
     again = Guards(guards.config)
     again.restore(json.loads(json.dumps(guards.state())))
     assert again == guards
-    assert again.breach({**FINE, "update/skipped": 1.0}, first=False)
+    assert again.after_update({"update/skipped": 1.0})
     assert again.is_hacking(3, 3) and guards.looks == [(1, 5), (2, 4)]

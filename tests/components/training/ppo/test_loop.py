@@ -175,7 +175,7 @@ def test_every_advantage_runs_with_the_kl_in_either_place(name, kl, tiny_model_d
 def test_an_engine_that_holds_other_weights_stops_the_run(tiny_model_dir):
     """Log-probabilities off by 1 nat."""
     loop = make_loop(tiny_model_dir, engine={"off_by": -1.0})
-    with pytest.raises(Breach, match=r"engine and trainer differ by 1\.000 nats per token .* \(iteration 1\)"):
+    with pytest.raises(Breach, match=r"engine and trainer differ by 1\.0000 nats per token .* \(iteration 1\)"):
         run(loop, 1)
 
 
@@ -192,17 +192,22 @@ def test_a_trainer_that_is_not_the_scored_policy_stops_the_run(tiny_model_dir):
     loop._look = look_then_slip
     with pytest.raises(Breach, match="log-ratio before the first update"):
         run(loop, 1)
+    assert loop.rollouts.versions == [0] and loop.figures["update/first_log_ratio"] > 1e-3
 
 
 def test_a_policy_that_does_not_start_at_the_reference_stops_the_run(tiny_model_dir):
-    loop = make_loop(tiny_model_dir, guards=GuardConfig(max_ratio_gap=1e-3))
+    loop = make_loop(tiny_model_dir)
+    before = weights_of(loop)
     generator = torch.Generator().manual_seed(3)
     for name, weight in loop.roles.module.named_parameters():
         if ".lora_B.policy." in name:
             weight.data += 0.3 * torch.randn(weight.shape, generator=generator)
+            before[name] = weight.detach().clone()
     loop.push(0)
-    with pytest.raises(Breach, match="before training, not 0"):
+    with pytest.raises(Breach, match="does not start at its reference"):
         run(loop, 1)
+    assert moved(before, weights_of(loop)) == 0 and loop.rollouts.versions == [0, 0]
+    assert (loop.running, loop.iteration) == (1, 0) and loop.figures["objective/reference_gap"] > 1e-3
 
 
 def test_a_reward_that_is_not_finite_updates_nothing_and_is_counted(tiny_model_dir):

@@ -18,6 +18,7 @@ PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 TEXTS = [["2+3 = 5\n5*2 = 10", "so\n\nten", "ten"], ["a\nb\nc", "d", "e\n"], ["f", "g\nh", "i\nj\n"]]
 FINISHED = [[True, True, False], [True, False, True], [True, True, True]]
 ROWS = [{"number": 1}, {"number": 2}, {"number": 3}]
+WORST_MEAN, WORST_STD = (-0.3, 0.1), (0.8, 1.25)  # of an answer's worst step
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,8 @@ def make_reward(kind, tiny_model_dir, place, first_layer=0):
             weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
     model.save_pretrained(folder)
     digests = (digest(tiny_model_dir), "template")
-    RewardInfo(kind, 2, str(tiny_model_dir), *digests, (0.1, -0.2), (1.5, 0.5)).write(folder)
+    worst = (WORST_MEAN, WORST_STD) if kind == "process" else ()
+    RewardInfo(kind, 2, str(tiny_model_dir), *digests, (0.1, -0.2), (1.5, 0.5), *worst).write(folder)
     return folder
 
 
@@ -68,7 +70,7 @@ def make_scorer(base, rewards, decode, *, on_trunk=True, first_layer=0, **shape)
 
 
 def expected_heads(reward, drawn):
-    """[P][K] heads of each answer and, of a process model, what is at which token."""
+    """[P][K] heads of each answer and, of a process model, the lower head's reward at each step's last token."""
     model = RewardModel(reward, dtype="float32")
     ids = [[answer.ids for answer in own] for own in drawn.answers]
     if model.info.kind == "outcome":
@@ -79,10 +81,12 @@ def expected_heads(reward, drawn):
         heads.append([])
         for k, answer in enumerate(own):
             breaks = [at for at, token in enumerate(answer) if token == newline and at and answer[at - 1] != newline]
-            ends = sorted({*breaks, len(answer) - 1})
+            end = len(answer) - 1
+            ends = [at for at in breaks if answer[at + 1 : end] or answer[-1:] not in ([2], [newline])] + [end]
             (values,) = model.score_steps([PROMPTS[p]], [answer], [ends])
-            heads[p].append([min(head) for head in zip(*values, strict=True)])
-            steps |= {(p, k, end): sum(value) / 2 for end, value in zip(ends, values, strict=True)}
+            lowest = zip(zip(*values, strict=True), WORST_MEAN, WORST_STD, strict=True)
+            heads[p].append([(min(head) - mean) / std for head, mean, std in lowest])
+            steps |= {(p, k, place): min(value) for place, value in zip(ends, values, strict=True)}
     return heads, steps
 
 

@@ -25,6 +25,9 @@ def test_the_defaults_are_fine():
         ({"rollout": {"min_new_tokens": 50}}, r"rollout\.min_new_tokens"),
         # Its gradient is that of the log-probabilities of what was drawn, which is 0 in the mean: it holds nothing.
         ({"kl": {"place": "loss", "estimator": "k1"}}, r"kl\.estimator"),
+        ({"max_prompt_tokens": 1000}, r"do not fit into rollout\.engine\.max_model_len 1024"),
+        # What is steered is multiplied.
+        ({"kl": {"coefficient": 0.0, "target": 6.0}}, r"start above 0"),
         # There is no critic, so the first iterations would train nothing at all.
         ({"advantage": {"name": "rloo"}, "update": {"critic_warmup": 1}}, r"update\.critic_warmup"),
     ],

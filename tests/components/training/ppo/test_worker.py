@@ -1,12 +1,18 @@
-"""What the judge pays for as a reward."""
+"""What the judge pays for as a reward, and what a worker keeps of an iteration that broke an invariant."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from components.data.grounding import ABSTENTION
 from components.data.records import Question
-from components.training.ppo.worker import _judge
+from components.training.callbacks import Breach
+from components.training.ppo import figures
+from components.training.ppo.figures import Scores
+from components.training.ppo.settings import GuardConfig
+from components.training.ppo.worker import _judge, _Worker
 
 PASSAGES = [
     {"passage_id": "c", "title": "os.fsync", "text": "os.fsync: Force write of the file to disk.", "source": "s"}
@@ -26,3 +32,34 @@ MISSING = Question("p", [], "What does `os.kill` do?", "missing_what", False, PA
 )
 def test_never_trying_does_not_pay(question, answer, penalty, paid):
     assert _judge(penalty, {"question_row": json.dumps(question.row())}, answer) == pytest.approx(paid)
+
+
+def test_a_reward_that_is_gamed_leaves_the_look_that_showed_it(tmp_path, monkeypatch):
+    """In the file as in the run, under the iteration that had run."""
+    monkeypatch.setattr(figures, "show_answers", lambda *_: [])
+    logged = []
+    worker = _Worker.__new__(_Worker)
+    worker.rank, worker.workers, worker.reward, worker.held_out = 0, 1, 2.0, [{}]
+    guards = GuardConfig(hacking="stop", patience=2)
+    worker.config = SimpleNamespace(guards=guards, update=SimpleNamespace(iterations=9))
+    run = SimpleNamespace(log_metrics=lambda values, step: logged.append((step, values)))
+    worker.payload = {"run": run, "evidence": str(tmp_path / "evidence.json")}
+    worker.samples = SimpleNamespace(add=lambda *_: None)
+    raw = torch.tensor([[0.25]])
+    worker.loop = SimpleNamespace(
+        running=4,
+        iteration=4,
+        figures={"objective/reward": 2.0},
+        draw=lambda rows, greedy: None,
+        score=lambda rows, drawn: Scores(raw, raw, None, torch.zeros_like(raw)),
+        reduce=lambda values: values,
+        guards=SimpleNamespace(is_hacking=lambda training, held_out: (training, held_out) == (2.0, 0.25)),
+        state=lambda: {"guards": {"looks": [[1.0, 0.5], [2.0, 0.25]]}},
+    )
+    with pytest.raises(Breach, match=r"fell 2 times in a row.*\(iteration 4\)") as caught:
+        worker._look_at_held_out()
+    worker.keep_evidence(caught.value)
+    known = {"objective/reward": 2.0, "eval/reward": 0.25, "eval/held_out_reward": 0.25}
+    assert logged == [(4, known)]
+    kept = json.loads((tmp_path / "evidence.json").read_text())
+    assert kept == {"breach": str(caught.value), "iteration": 4, **known, "state": worker.loop.state()}

@@ -22,6 +22,7 @@ class Report(WorkflowConfig):
     curves: dict[str, str] = Field({}, description="heading → MLflow run id whose loss and rewards are drawn")
     figures: dict[str, dict[str, float]] = Field({}, description="heading → figures shown as a table")
     sweeps: dict[str, InputPath] = Field({}, description="heading → comparison of a sweep, its step's output sweep")
+    answers: dict[str, InputPath] = Field({}, description="heading → samples of train_ppo: its first and last answers")
     transcript: InputPath | None = Field(None, description="transcript.json of the serve workflow")
     model: InputPath | None = Field(None, description="folder of the endpoint or of a model, whose lineage is shown")
     path: str = Field("report.html", description="where to write the page, within the storage")
@@ -29,7 +30,7 @@ class Report(WorkflowConfig):
 
 def main(config: Report, run: "Run") -> "Result":
     """Write the page from the runs' records."""
-    from components.orchestration.report import write_report
+    from components.orchestration.report import first_and_last, write_report
     from components.storage import folder
     from components.tracking.history import describe_run, read_curves
     from components.tracking.lineage import read_lineage
@@ -47,6 +48,7 @@ def main(config: Report, run: "Run") -> "Result":
         curves={heading: read_curves(storage, run_id) for heading, run_id in config.curves.items()},
         figures=config.figures,
         sweeps={heading: json.loads(Path(path).read_text()) for heading, path in config.sweeps.items()},
+        answers={heading: first_and_last(Path(path)) for heading, path in config.answers.items()},
         transcript=transcript,
         lineage=read_lineage(config.model) if config.model else None,
     )

@@ -23,7 +23,7 @@ class TrainPpo(WorkflowConfig, Sections):
 
 
 def main(config: TrainPpo, run: "Run") -> "Result":
-    """Train and return ``{"adapter", "base"}``, or ``{"model"}`` where all weights were trained."""
+    """Train and return ``{"adapter", "base"}``, or ``{"model"}`` where all weights were trained, and ``samples``."""
     from components.data.chat import ChatTemplate
     from components.models import sources
     from components.orchestration.cluster import ray_session

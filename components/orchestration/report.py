@@ -23,6 +23,7 @@ _PANELS = {
     "objective/reward": "reward of an answer",
     "eval/held_out_reward": "held-out answers, as judged",
     "objective/kl": "KL to the reference, nats an answer",
+    "objective/kl_target": "KL to the reference, nats an answer",
     "objective/entropy": "entropy, nats a token",
     "policy/clipfrac": "share of tokens clipped",
     "value/explained_variance": "variance that the critic explains",
@@ -40,6 +41,7 @@ def write_report(
     transcript: Sequence[Mapping[str, Any]],
     lineage: Mapping[str, Any] | None,
     sweeps: Mapping[str, Mapping[str, Any]] | None = None,
+    answers: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> None:
     """Write the page.
 
@@ -51,6 +53,7 @@ def write_report(
         transcript: what was asked of the served model and what came back.
         lineage: the lineage page of the model that is served.
         sweeps: section title → what ``sweep.comparison`` returns.
+        answers: section title → what ``first_and_last`` returns.
     """
     metrics = list(dict.fromkeys(metric for evaluation in evaluations.values() for metric in evaluation))
     page = render(
@@ -66,11 +69,30 @@ def write_report(
         curves={name: curve_grid(_panels(found)) for name, found in curves.items() if _panels(found)},
         figures=figures,
         sweeps={title: {**page, "plot": as_svg(sweep_figure(page))} for title, page in (sweeps or {}).items()},
+        answers=answers or {},
         transcript=transcript,
         lineage=_flatten(lineage) if lineage else [],
         lineage_json=json.dumps(lineage, indent=2) if lineage else "",
     )
     path.write_text(page)
+
+
+def first_and_last(samples: Path) -> list[dict[str, Any]]:
+    """Return, for each question of a training's samples (JSON lines), what its first and its last look showed.
+
+    A person sees there whether a reward that rose was earned or gamed.
+    """
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    ends = sorted({line["iteration"] for line in lines})
+    looks = dict.fromkeys((ends[0], ends[-1])) if ends else {}
+    questions = dict.fromkeys(line["question"] for line in lines)
+    return [
+        {
+            "question": asked,
+            "looks": [line for line in lines if line["question"] == asked and line["iteration"] in looks],
+        }
+        for asked in questions
+    ]
 
 
 def _panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:

@@ -34,6 +34,9 @@ PPO = [
     "rollout.samples=2",
     "rollout.max_new_tokens=8",
     "rollout.engine.max_model_len=256",
+    "max_prompt_tokens=128",
+    "kl.target=0.1",
+    "kl.horizon=20",
     "update.minibatches=2",
     "eval_rows=4",
     "save.every=1",
@@ -136,20 +139,30 @@ def assert_same_curves(found: dict[str, dict[int, float]], expected: dict[str, d
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ppo_outlives_its_training_worker(ppo, undisturbed, tmp_path) -> None:
-    """Killed after its second checkpoint, the worker is replaced, goes on from there and learns what it would have."""
+def test_ppo_outlives_its_engine_and_its_training_worker(ppo, undisturbed, tmp_path) -> None:
+    """The engine is killed after the first checkpoint, the worker after the second.
+
+    Both are replaced, the run goes on from where it was and learns what it would have.
+    """
     storage, log = tmp_path / "artifacts", tmp_path / "log"
     process = start("train_ppo", *ppo(storage), log=log)
-    wait_for(storage / "train_ppo", "*/checkpoints/checkpoint-2/complete.json", process, log)
-    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in p.name()]
-    assert len(workers) == 1, workers
-    workers[0].kill()
+
+    def kill_at(checkpoint: int, name: str) -> int:
+        wait_for(storage / "train_ppo", f"*/checkpoints/checkpoint-{checkpoint}/complete.json", process, log)
+        (found,) = [p for p in psutil.Process(process.pid).children(recursive=True) if name in p.name()]
+        found.kill()
+        return found.pid
+
+    kill_at(1, "RolloutEngine")
+    worker = kill_at(2, "RayTrainWorker")
     ended = finish(process)
     assert ended["code"] == 0, log.read_text()[-3000:]
     seen = re.findall(r"RayTrainWorker pid=(\d+)\D.* progress (\d)/4 iterations", log.read_text())
-    first, second = ([int(done) for pid, done in seen if (pid == str(workers[0].pid)) is own] for own in (True, False))
+    first, second = ([int(done) for pid, done in seen if (pid == str(worker)) is own] for own in (True, False))
     assert first == [0, 1, 2] and second[0] in (3, 4) and second[-1] == 4, seen
     assert_same_curves(curves(storage, ended), undisturbed)
+    replaced = dict(read_curves(storage, ended["run_id"])["rollout/engines_replaced"])
+    assert (replaced[1], replaced[2]) == (0, 1)
 
 
 @pytest.mark.slow
@@ -191,6 +204,8 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen, log: Path) -
         (["rollout.prompts=5"], "not a multiple"),
         (["rewards=[]"], "there is no reward"),
         (["rewards=[{model}]"], "is not a reward model"),
+        (["reward.steps=1"], "needs a process reward model"),
+        (["rollout.max_new_tokens=300"], "do not fit into rollout.engine.max_model_len"),
         (["rewards=[/no/such/folder]"], "does not exist"),
         (["reward.judge=1"], "no questions that the judge can read"),
         (["advantage.name=rloo", "rollout.samples=1"], "compares answers"),

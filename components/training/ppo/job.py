@@ -229,4 +229,6 @@ def publish(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, 
         run.log_artifact(noted)
     for leftover in (FOLDER, "rows"):
         shutil.rmtree(run.dir / leftover, ignore_errors=True)
-    return {output: str(target)} | ({"base": str(model)} if output == "adapter" else {})
+    outputs = {output: str(target)} | ({"base": str(model)} if output == "adapter" else {})
+    samples = run.dir / "samples.jsonl"
+    return outputs | ({"samples": str(samples)} if samples.exists() else {})

@@ -173,6 +173,8 @@ class PpoLoop:
             drawn.advantages = adv.whiten(drawn.advantages, mask, self.reduce)
         figures = objective(drawn, scores, kl, rewards, penalties * mask, self.reduce)
         figures["objective/kl_coefficient"] = self.kl.coefficient
+        if self.kl.config.target is not None:
+            figures["objective/kl_target"] = self.kl.config.target
         if how.name == "gae":
             figures["value/explained_variance"] = explained_variance(drawn, self.reduce)
         return figures

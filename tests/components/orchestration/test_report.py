@@ -1,10 +1,11 @@
 """The report is one self-contained page, and a browser shows what it holds."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from components.orchestration.report import write_report
+from components.orchestration.report import first_and_last, write_report
 from tests.browser import picture_of
 
 EVALUATION = {
@@ -99,6 +100,30 @@ def test_a_sweep_is_a_table_and_a_plot(tmp_path: Path) -> None:
     best = text[text.index('<tr class="best">') :]
     assert "dpo-2" in best[:60] and "0.75" in best[:300] and text.count('class="best"') == 1
     assert "it &lt;b&gt;broke" in text
+
+
+def test_answers_before_and_after_a_training_are_shown_together(tmp_path: Path) -> None:
+    samples = tmp_path / "samples.jsonl"
+    common = {"reward": 0.5, "finished": True}
+    lines = [
+        {"iteration": number, "question": asked, "answer": f"answer {number} to {asked}", "judge": None, **common}
+        for number in (0, 3, 6)
+        for asked in ("first?", "<b>second</b>?")
+    ]
+    lines[-1] |= {"judge": 0.75, "finished": False}
+    samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = first_and_last(samples)
+    assert [one["question"] for one in found] == ["first?", "<b>second</b>?"]
+    assert [[look["iteration"] for look in one["looks"]] for one in found] == [[0, 6], [0, 6]]
+    path = tmp_path / "report.html"
+    nothing: dict = {"steps": [], "evaluations": {}, "curves": {}, "figures": {}, "transcript": [], "lineage": None}
+    write_report(path, title="Answers", **nothing, answers={"What PPO made of them": found})
+    text = path.read_text()
+    assert "What PPO made of them" in text and "answer 3 to first?" not in text
+    assert text.count("reward 0.5") == 4 and text.count("judge 0.75, cut off") == 1
+    assert "&lt;b&gt;second" in text and "<b>second" not in text
+    samples.write_text("")
+    assert first_and_last(samples) == []
 
 
 def test_a_browser_shows_it(page: Path, tmp_path: Path) -> None:

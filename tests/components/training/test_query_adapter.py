@@ -171,6 +171,7 @@ def on_ray(folder: Path, log: Log) -> QueryAdapter:
     return QueryAdapter.read(job.trained_folder(folder))
 
 
+@pytest.mark.exhaustive
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(ray_cluster, tmp_path: Path) -> None:
     from ray import cloudpickle
 

@@ -24,7 +24,8 @@ def step_ends(answer_ids: Sequence[int], text_of: Callable[[list[int]], str]) ->
             ends.append(place)
         has_text = bool(after.strip()) or (has_text and not line_break)
     last = len(answer_ids) - 1
-    return [*ends, last] if has_text or not ends else [*ends[:-1], last]
+    before_last = ends if has_text else ends[:-1]
+    return before_last if before_last[-1:] == [last] else [*before_last, last]
 
 
 def worst_step(steps_SK: Sequence[Sequence[float]], info: RewardInfo) -> list[float]:

@@ -85,13 +85,10 @@ def first_and_last(samples: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
     ends = sorted({line["iteration"] for line in lines})
     looks = dict.fromkeys((ends[0], ends[-1])) if ends else {}
-    questions = dict.fromkeys(line["question"] for line in lines)
+    asked = {line["place"]: line["question"] for line in lines}  # two prompts may ask the same over other passages
     return [
-        {
-            "question": asked,
-            "looks": [line for line in lines if line["question"] == asked and line["iteration"] in looks],
-        }
-        for asked in questions
+        {"question": question, "looks": [one for one in lines if one["place"] == place and one["iteration"] in looks]}
+        for place, question in asked.items()
     ]
 
 

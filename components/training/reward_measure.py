@@ -1,5 +1,6 @@
 """How good a trained reward model is on held-out rows, and what its rewards are divided by."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,10 @@ from components.models.rewards import CombineConfig, RewardInfo, RewardModel, co
 from components.models.step_rewards import step_ends, worst_step
 from components.training.health_card import Card, HealthConfig, Scorer, make_card
 from components.training.reward_rows import RewardData
+
+logger = logging.getLogger(__name__)
+
+_LEAST_STD = 1e-4  # of worst steps, in deviations of steps; less is rounding
 
 
 def normalise(folder: Path, data: RewardData, template: ChatTemplate, info: RewardInfo) -> RewardModel:
@@ -46,6 +51,9 @@ def _of_steps(
     known = replace(info, mean=mean, std=std)
     normalised = [[[(x - m) / s for x, m, s in zip(values, mean, std, strict=True)] for values in own] for own in found]
     worst_mean, worst_std = held_out_statistics([worst_step(own, known) for own in normalised])
+    if min(worst_std) < _LEAST_STD:
+        logger.warning("the worst steps of %d held-out solutions are alike: they stay in units of steps", len(rows))
+        return known
     return replace(known, worst_mean=worst_mean, worst_std=worst_std)
 
 

@@ -18,7 +18,7 @@ from components.training.ppo.experience import Experience, distinct_pairs
 class Scores:
     """What an answer got: [P, K] each, and [P, K, R] where steps were rewarded."""
 
-    total: torch.Tensor  # clipped and weighted: what is maximized
+    total: torch.Tensor  # clipped and weighted: with ``steps``, what is maximized
     raw: torch.Tensor  # the reward models' combined reward
     judged: torch.Tensor | None
     disagreement: torch.Tensor  # standard deviation of the reward models' heads
@@ -103,6 +103,7 @@ def show_answers(
         answer = drawn.answers[p][0]
         shown.append(
             {
+                "place": p,
                 "question": row.get("question") or decode(list(row["prompt_ids"])[-80:]),
                 "answer": decode(answer.ids),
                 "reward": round(float(scores.raw[p, 0]), 3),

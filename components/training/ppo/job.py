@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -28,6 +29,8 @@ from components.training.ppo.sections import Sections
 from components.training.ppo.settings import RolloutConfig
 from components.training.rows import Tokenized, tokenize, write_rows
 from components.training.settings import weight_dtype
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def train(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, An
         **{name: str(value) for name, value in facts.items()},
         "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
     }
-    guards = config.guards.in_formats(dtype, engine_dtype(config.rollout.engine.dtype, scale.gpu))
+    guards = config.guards.in_formats(dtype, engine_dtype(config.rollout.engine.dtype, scale.gpu), gpu=scale.gpu)
     with _keeping_what_was_noted(run), _engines(config.rollout, model, run, on_gpu=scale.gpu) as (names, namespace):
         return launch(
             ppo_loop,
@@ -179,14 +182,17 @@ def _keeping_what_was_noted(run: Run) -> Iterator[None]:
     try:
         yield
     except Breach:
-        for noted in (run.dir / "evidence.json", *_noted(run)):
-            run.log_artifact(noted)
+        for noted in _noted(run):
+            try:
+                run.log_artifact(noted)
+            except Exception as error:  # what broke in training is what has to be told
+                logger.warning("%s is not in MLflow: %s", noted, error)
         raise
 
 
 def _noted(run: Run) -> list[Path]:
-    """Return the answers to held-out prompts, and what each answer in training got, where there are any."""
-    return [path for path in (run.dir / "samples.jsonl", run.dir / "scores") if path.exists()]
+    """Return what the workers wrote: answers to held-out prompts, what each answer in training got, evidence."""
+    return [path for name in ("samples.jsonl", "scores", "evidence.json") if (path := run.dir / name).exists()]
 
 
 @contextmanager

@@ -106,7 +106,8 @@ class PpoLoop:
         with self._timed("sync"):
             self.push(self.running)
         figures |= speeds(self.seconds, time.monotonic() - started, drawn, self.reduce)
-        figures["rollout/engines_replaced"] = float(self.rollouts.replaced)
+        replaced = torch.tensor([float(self.rollouts.replaced)], dtype=torch.float64)  # each by whoever noticed it
+        figures["rollout/engines_replaced"] = self.reduce(replaced).item()
         self._doubt(figures)
         self.kl.update(figures["objective/kl"], self.settings.rollout.prompts * self.settings.rollout.samples)
         self.iteration += 1

@@ -32,10 +32,12 @@ class Notes:
 def answer_figures(rows: Iterable[Any], drawn: Experience, scores: Scores) -> list[dict[str, Any]]:
     """Return each answer's figures.
 
-    ``total`` is what is maximized before the KL penalty, ``reward`` the reward models', in held-out deviations;
-    ``disagreement`` is the deviation among their heads, ``kl`` the sum of ln policy - ln reference over the answer.
+    ``total`` is what is maximized before the KL penalty, step rewards included, ``reward`` the reward models', in
+    held-out deviations; ``disagreement`` is the deviation among their heads, ``kl`` the sum of ln policy - ln
+    reference over the answer.
     """
     kl_PK = ((drawn.old - drawn.reference) * drawn.mask).sum(-1)
+    total_PK = scores.total if scores.steps is None else scores.total + scores.steps.sum(-1)
     found = []
     for p, row in enumerate(rows):
         for k, answer in enumerate(drawn.answers[p]):
@@ -45,7 +47,7 @@ def answer_figures(rows: Iterable[Any], drawn: Experience, scores: Scores) -> li
                     "sample": k,
                     "tokens": len(answer.ids),
                     "finished": answer.finished,
-                    "total": _short(scores.total[p, k]),
+                    "total": _short(total_PK[p, k]),
                     "reward": _short(scores.raw[p, k]),
                     "judge": None if scores.judged is None else _short(scores.judged[p, k]),
                     "disagreement": _short(scores.disagreement[p, k]),

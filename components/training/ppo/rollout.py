@@ -12,6 +12,8 @@ from components.training.ppo.settings import RolloutConfig
 ResultT = TypeVar("ResultT")
 logger = logging.getLogger(__name__)
 
+_MAX_DEATHS = 3  # in one question: what is asked, or what there is to answer it with, kills the engine
+
 
 class Rollouts(Protocol):
     """What the loop is handed; a test hands it a fake."""
@@ -105,26 +107,24 @@ class EngineRollouts:
         """Ask; if the engine dies meanwhile, wait for its successor, see that it gets the weights, and ask again."""
         import ray
 
-        deadline = 0.0
-        is_back = True
+        deadline, deaths, is_back = 0.0, 0, True
         while True:
             try:
-                if is_back:
-                    return ask()
-                self._welcome()
-                is_back = True
-                continue
+                if not is_back:
+                    self._welcome()
+                    is_back = True
+                return ask()
             except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError):
                 if is_back:
                     logger.warning("rollout engine %s died: waiting for its successor", self.engine)
+                    deadline, deaths, is_back = time.monotonic() + self.config.deadline_s, deaths + 1, False
                     self.replaced += 1
-                    deadline = time.monotonic() + self.config.deadline_s
-                is_back = False
-            if not is_back:
+                if deaths == _MAX_DEATHS:
+                    problem = f"died {deaths} times when asked for the same: see its log"
+                    raise EngineLost(f"rollout engine {self.engine} {problem}") from None
                 if time.monotonic() > deadline:
-                    raise EngineLost(
-                        f"rollout engine {self.engine} died and was not back in {self.config.deadline_s:.0f} s"
-                    )
+                    problem = f"died and was not back in {self.config.deadline_s:.0f} s"
+                    raise EngineLost(f"rollout engine {self.engine} {problem}") from None
                 time.sleep(1.0)
 
     def _welcome(self) -> None:

@@ -26,6 +26,8 @@ def ppo_loop(payload: dict[str, Any]) -> dict[str, Any]:
     found = resume_point(payload)
     if found:
         worker.load(Path(found))
+    else:
+        worker.forget_after(-1)
     try:
         return worker.run()
     except Breach as breach:
@@ -155,9 +157,9 @@ class _Worker:
     def keep_evidence(self, breach: Breach) -> None:
         """Write what is known of the iteration that broke an invariant, into the run as well."""
         if self.rank == 0:
-            self._log(self.loop.figures, self.loop.running)
             known = {"breach": str(breach), "iteration": self.loop.running, **self.loop.figures}
             Path(self.payload["evidence"]).write_text(json.dumps(known | {"state": self.loop.state()}, indent=2))
+            self._log(self.loop.figures, self.loop.running)
 
     def _look_at_held_out(self) -> None:
         """Answer held-out prompts greedily, keep the answers, and see whether the reward is being gamed.
@@ -215,11 +217,17 @@ class _Worker:
         )
 
     def load(self, folder: Path) -> None:
-        """Go on from a whole checkpoint; what later iterations noted is forgotten: they are run again."""
+        """Go on from a whole checkpoint."""
         self.learner.load(folder)
         self.loop.restore(json.loads((folder / "loop.json").read_text()))
+        self.forget_after(self.loop.iteration)
+
+    def forget_after(self, iteration: int) -> None:
+        """Drop what a run that was cut off noted of later iterations, and why it stopped."""
         for notes in [self.scores, *([self.samples] if self.rank == 0 else [])]:
-            notes.forget_after(self.loop.iteration)
+            notes.forget_after(iteration)
+        if self.rank == 0:
+            Path(self.payload["evidence"]).unlink(missing_ok=True)
 
     def _mean(self, value: float) -> float:
         """Return the mean over the workers."""

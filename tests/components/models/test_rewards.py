@@ -274,6 +274,8 @@ def test_held_out_statistics_are_per_head():
         (["a", "\n"], [1]),  # the last is named once
         (["a", "\n", ""], [2]),  # a turn end after a line break is no step
         (["a\nb", "\n", "\n", ""], [0, 3]),
+        (["a", "\nb"], [1]),  # a line break and more in the last token
+        (["a\nb"], [0]),
     ],
 )
 def test_steps_end_at_the_first_line_break_after_text_and_at_the_end(tokens, ends):

@@ -104,23 +104,25 @@ def test_a_sweep_is_a_table_and_a_plot(tmp_path: Path) -> None:
 
 def test_answers_before_and_after_a_training_are_shown_together(tmp_path: Path) -> None:
     samples = tmp_path / "samples.jsonl"
-    common = {"reward": 0.5, "finished": True}
+    common = {"reward": 0.5, "judge": None, "finished": True}
     lines = [
-        {"iteration": number, "question": asked, "answer": f"answer {number} to {asked}", "judge": None, **common}
+        {"iteration": number, "place": place, "question": asked, "answer": f"answer {number} to {place}", **common}
         for number in (0, 3, 6)
-        for asked in ("first?", "<b>second</b>?")
+        for place, asked in enumerate(["first?", "<b>second</b>?", "first?"])
     ]
     lines[-1] |= {"judge": 0.75, "finished": False}
     samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = first_and_last(samples)
-    assert [one["question"] for one in found] == ["first?", "<b>second</b>?"]
-    assert [[look["iteration"] for look in one["looks"]] for one in found] == [[0, 6], [0, 6]]
+    assert [one["question"] for one in found] == ["first?", "<b>second</b>?", "first?"]
+    assert [[look["answer"] for look in one["looks"]] for one in found] == [
+        [f"answer 0 to {place}", f"answer 6 to {place}"] for place in range(3)
+    ]
     path = tmp_path / "report.html"
     nothing: dict = {"steps": [], "evaluations": {}, "curves": {}, "figures": {}, "transcript": [], "lineage": None}
     write_report(path, title="Answers", **nothing, answers={"What PPO made of them": found})
     text = path.read_text()
-    assert "What PPO made of them" in text and "answer 3 to first?" not in text
-    assert text.count("reward 0.5") == 4 and text.count("judge 0.75, cut off") == 1
+    assert "What PPO made of them" in text and "answer 3 to" not in text
+    assert text.count("reward 0.5") == 6 and text.count("judge 0.75, cut off") == 1
     assert "&lt;b&gt;second" in text and "<b>second" not in text
     samples.write_text("")
     assert first_and_last(samples) == []

@@ -128,7 +128,7 @@ def make_loop(
         roles.module, optimizer, max_norm=changes.get("max_norm", math.inf), reduce=reduce, workers=workers
     )
     rollouts = FakeRollouts(base, settings.rollout, **changes.get("engine", {}))
-    guards = Guards(changes.get("guards", GuardConfig()).in_formats("float32", "float32"))
+    guards = Guards(changes.get("guards", GuardConfig()).in_formats("float32", "float32", gpu=False))
     kl = KlControl(changes.get("kl", KlConfig(coefficient=0.0)))
     loop = PpoLoop(settings, roles, learner, rollouts, score, kl, guards, reduce)
     loop.push(0)

@@ -68,7 +68,7 @@ def test_a_control_may_go_on_from_where_it_was():
 
 
 def guards_of(trainer="float32", engine="float32", **config):
-    return Guards(GuardConfig(**config).in_formats(trainer, engine))
+    return Guards(GuardConfig(**config).in_formats(trainer, engine, gpu=False))
 
 
 @pytest.mark.parametrize(
@@ -103,18 +103,19 @@ def test_before_training_the_policy_is_the_reference():
 
 
 @pytest.mark.parametrize(
-    ("trainer", "engine", "engine_gap", "ratio_gap"),
+    ("trainer", "engine", "gpu", "engine_gap", "ratio_gap"),
     [
-        ("float32", "float32", 0.001, 0.001),
-        ("float32", "auto", 0.15, 0.001),
-        ("float32", "bfloat16", 0.15, 0.001),
-        ("bfloat16", "bfloat16", 0.15, 0.05),
+        ("float32", "float32", False, 0.001, 0.001),
+        ("float32", "float32", True, 0.15, 0.001),
+        ("float32", "bfloat16", False, 0.15, 0.001),
+        ("bfloat16", "bfloat16", False, 0.15, 0.05),
+        ("bfloat16", "auto", True, 0.15, 0.05),
     ],
 )
-def test_bounds_are_as_narrow_as_the_number_format_allows(trainer, engine, engine_gap, ratio_gap):
-    found = GuardConfig().in_formats(trainer, engine)
+def test_bounds_are_as_narrow_as_the_number_format_allows(trainer, engine, gpu, engine_gap, ratio_gap):
+    found = GuardConfig().in_formats(trainer, engine, gpu=gpu)
     assert (found.max_engine_gap, found.max_ratio_gap) == (engine_gap, ratio_gap)
-    own = GuardConfig(max_engine_gap=0.3, max_ratio_gap=0.2).in_formats(trainer, engine)
+    own = GuardConfig(max_engine_gap=0.3, max_ratio_gap=0.2).in_formats(trainer, engine, gpu=gpu)
     assert (own.max_engine_gap, own.max_ratio_gap) == (0.3, 0.2)
 
 

@@ -81,4 +81,11 @@ def test_what_was_noted_is_in_the_run_where_an_invariant_broke(tmp_path):
     assert logged == []
     with pytest.raises(Breach), job._keeping_what_was_noted(run):
         raise Breach("the KL is over its limit")
-    assert logged == ["evidence.json", "samples.jsonl"]
+    assert logged == ["samples.jsonl", "evidence.json"]
+
+    def refuse(path):
+        raise OSError("no such store")
+
+    run.log_artifact = refuse
+    with pytest.raises(Breach), job._keeping_what_was_noted(run):
+        raise Breach("the KL is over its limit")

@@ -3,6 +3,7 @@
 import itertools
 import math
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from tests.components.training.ppo.fakes import (
     rows_of,
     run,
     sgd,
+    share_of_targets,
     weights_of,
 )
 
@@ -235,8 +237,16 @@ def test_heads_that_disagree_hold_the_policy_tighter(tiny_model_dir):
         run(loop, 1)
 
 
-def test_every_answer_is_noted_before_it_is_trained_on(tiny_model_dir):
-    loop, told = make_loop(tiny_model_dir), []
+@pytest.mark.parametrize("of_steps", [0.0, 0.5])
+def test_every_answer_is_noted_before_it_is_trained_on(tiny_model_dir, of_steps):
+    """With the rewards of its steps, here of its first token."""
+
+    def score(rows, drawn):
+        steps = torch.zeros(drawn.mask.shape)
+        steps[..., 0] = of_steps
+        return replace(share_of_targets(rows, drawn), steps=steps if of_steps else None)
+
+    loop, told = make_loop(tiny_model_dir, score=score), []
     loop.note = lambda iteration, rows, drawn, scores: told.append((iteration, answer_figures(rows, drawn, scores)))
     figures = run(loop, 2)
     assert [iteration for iteration, _ in told] == [1, 2]

@@ -90,10 +90,3 @@ def test_answers_are_shown_with_what_they_got():
     (shown,) = show_answers(rows, drawn, scores_of(1.0, 3.0), lambda ids: f"{len(ids)} tokens")
     expected = {"question": "why?", "answer": "1 tokens", "reward": 2.0, "judge": 3.0, "finished": True}
     assert shown == {"place": 0, **expected}
-        "place": 0,
-        "question": "why?",
-        "answer": "1 tokens",
-        "reward": 2.0,
-        "judge": 3.0,
-        "finished": True,
-    }

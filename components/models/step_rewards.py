@@ -5,16 +5,31 @@ Shapes: S steps of an answer, K heads.
 
 from collections.abc import Callable, Sequence
 
-from components.models.rewards import RewardInfo
+from components.models.rewards import RewardInfo, RewardModel
+
+TextOf = Callable[[list[int]], str]  # the text of tokens, without special ones
 
 
-def step_ends(answer_ids: Sequence[int], text_of: Callable[[list[int]], str]) -> list[int]:
+def answer_rewards(
+    model: RewardModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]], text_of: TextOf
+) -> list[list[list[float]]]:
+    """Return the K rewards of each answer to each prompt (token ids), whichever kind the model is."""
+    if model.info.kind == "outcome":
+        return model.score(prompts, answers)
+    found = []
+    for prompt, own in zip(prompts, answers, strict=True):
+        steps = model.score_steps([prompt] * len(own), own, [step_ends(answer, text_of) for answer in own])
+        found.append([worst_step(values, model.info) for values in steps])
+    return found
+
+
+def step_ends(answer_ids: Sequence[int], text_of: TextOf) -> list[int]:
     """Return the places of the tokens that end a step: the first with a line break after some text, and the last.
 
     What comes after the last line of text, as the turn end after a line break, belongs to that line's step.
 
     Args:
-        text_of: the text of tokens, without special ones; a line break may be a token of its own or a part of one.
+        text_of: a line break may be a token of its own or a part of one.
     """
     ends: list[int] = []
     has_text = False

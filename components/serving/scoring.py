@@ -20,16 +20,12 @@ class ScoreServer:
         return await asyncio.to_thread(self._score, messages, answers)
 
     def _score(self, messages: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:
+        from components.models.step_rewards import answer_rewards
+
         prompt = self._template.prompt_ids([_plain(message) for message in messages])
         conversation = [_plain(message) for message in messages]
         coded = [self._template.completion_ids(conversation, answer) for answer in answers]
-        if self._rewards.info.kind == "process":
-            from components.models.step_rewards import step_ends, worst_step
-
-            ends = [step_ends(ids, self._template.text_of) for ids in coded]
-            steps = self._rewards.score_steps([prompt] * len(coded), coded, ends)
-            return [_mean(worst_step(own, self._rewards.info)) for own in steps]
-        (heads_of_answers,) = self._rewards.score([prompt], [coded])
+        (heads_of_answers,) = answer_rewards(self._rewards, [prompt], [coded], self._template.text_of)
         return [_mean(heads) for heads in heads_of_answers]
 
 

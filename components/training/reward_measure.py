@@ -1,14 +1,14 @@
 """How good a trained reward model is on held-out rows, and what its rewards are divided by."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from components.data.chat import ChatTemplate
 from components.models.rewards import CombineConfig, RewardInfo, RewardModel, combine, held_out_statistics
-from components.models.step_rewards import step_ends, worst_step
+from components.models.step_rewards import answer_rewards, step_ends, worst_step
 from components.training.health_card import Card, HealthConfig, Scorer, make_card
 from components.training.reward_rows import RewardData
 
@@ -63,12 +63,7 @@ def scorer(model: RewardModel, template: ChatTemplate) -> Scorer:
     def score(requests: Sequence[Any]) -> list[list[list[float]]]:
         prompts = [template.prompt_ids(prompt) for prompt, _ in requests]
         answers = [[template.completion_ids(prompt, answer) for answer in own] for prompt, own in requests]
-        if model.info.kind == "outcome":
-            return model.score(prompts, answers)
-        return [
-            [worst_step(steps, model.info) for steps in _steps(model, prompt, own, template.text_of)]
-            for prompt, own in zip(prompts, answers, strict=True)
-        ]
+        return answer_rewards(model, prompts, answers, template.text_of)
 
     return score
 
@@ -101,10 +96,3 @@ def step_accuracy(model: RewardModel, rows: Sequence[Mapping[str, Any]]) -> dict
             hits[label > 0.5].append((raw > 0) == (label > 0.5))
     names = {True: "steps/accuracy_right", False: "steps/accuracy_wrong"}
     return {names[kind]: sum(own) / len(own) for kind, own in hits.items() if own}
-
-
-def _steps(
-    model: RewardModel, prompt: Sequence[int], answers: Sequence[Sequence[int]], text_of: Callable[[list[int]], str]
-) -> list[list[list[float]]]:
-    ends = [step_ends(answer, text_of) for answer in answers]
-    return model.score_steps([prompt] * len(answers), answers, ends)

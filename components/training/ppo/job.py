@@ -96,6 +96,8 @@ def check_rewards(config: Any, template: ChatTemplate, base_digest: str) -> dict
         if config.adapter.name != "none":
             check_on_trunk(folder, base_digest)
             on_trunk |= is_adapter(folder) and info.base_digest == base_digest
+    for folder in map(Path, config.guards.rewards):
+        RewardInfo.read_for(folder, template.digest)
     if config.reward.steps and "process" not in kinds:
         raise UserError(
             "reward.steps needs a process reward model (train_reward with steps=…) in rewards: there is none"

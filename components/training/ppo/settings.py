@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from components.config import Config, Field
+from components.config import Config, Field, InputPath
 from components.models.engine import EngineConfig
 from components.training.settings import OptimConfig
 
@@ -124,6 +124,11 @@ class GuardConfig(Config):
     min_distinct: float = Field(0.05, ge=0, le=1, description="share of different word pairs over an iteration")
     eval_every: int = Field(4, ge=1, description="iterations between two looks at held-out prompts")
     patience: int = Field(2, ge=1, description="looks in a row at which training reward rose and held-out reward fell")
+    rewards: list[InputPath] = Field(
+        [],
+        description="reward models that nothing is paid by, to compare what is paid with; none: the judge if it is "
+        "asked, else the same reward models on held-out prompts, which a policy that games them raises, too",
+    )
     max_disagreement: float | None = Field(
         1.0, gt=0, description="mean deviation among the reward heads, in held-out deviations; none does not look"
     )

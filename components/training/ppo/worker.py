@@ -43,7 +43,7 @@ class _Worker:
         import torch.distributed as dist
 
         from components.data.chat import ChatTemplate
-        from components.models.rewards import CombineConfig
+        from components.models.rewards import CombineConfig, RewardModel
         from components.training.ppo.control import Guards, KlControl
         from components.training.ppo.learner import DeepSpeedLearner, reduce_over_workers
         from components.training.ppo.loop import PpoLoop, Settings
@@ -112,6 +112,10 @@ class _Worker:
         )
         self.rows = read_rows(payload["train"])
         self.held_out = list(read_rows(payload["eval"])) if payload["eval"] else []
+        device = "cpu" if payload["arguments"]["use_cpu"] else "cuda"
+        self.unpaid = [
+            RewardModel(folder, dtype=payload["dtype"], device=device, quiet=True) for folder in config.guards.rewards
+        ]
         self.reward = math.nan
 
     def decode(self, ids: list[int]) -> str:
@@ -171,7 +175,7 @@ class _Worker:
         drawn = self.loop.draw(self.held_out, greedy=True)
         scores = self.loop.score(self.held_out, drawn)
         # Each worker's engine drew its own answers: all go by the mean, or one would stop while others wait.
-        held_out = self._mean(held_out_reward(scores))
+        held_out = self._mean(self._unpaid(drawn) if self.unpaid else held_out_reward(scores))
         figures = self.loop.figures
         figures |= {"eval/reward": self._mean(float(scores.raw.mean())), "eval/held_out_reward": held_out}
         if self.rank == 0:
@@ -184,6 +188,17 @@ class _Worker:
                 )
             self.loop.kl.cool()
             figures["guards/cooled"] = 1.0
+
+    def _unpaid(self, drawn: Any) -> float:
+        """Return what the reward models that nothing is paid by think of the answers, combined as those that pay."""
+        from components.models.rewards import CombineConfig, combine
+        from components.models.step_rewards import answer_rewards
+
+        prompts, answers = drawn.ids(range(len(drawn.prompts)))
+        found = [answer_rewards(model, prompts, answers, self.decode) for model in self.unpaid]
+        heads = [[x for model in found for x in model[p][0]] for p in range(len(prompts))]
+        how = CombineConfig(**self.payload["combine"])
+        return sum(combine(values, how) for values in heads) / len(heads)
 
     def _log(self, figures: dict[str, float], step: int) -> None:
         if self.rank == 0:

@@ -44,6 +44,7 @@ def test_a_reward_that_is_gamed_leaves_the_look_that_showed_it(tmp_path, monkeyp
     worker.config = SimpleNamespace(guards=guards, update=SimpleNamespace(iterations=9))
     run = SimpleNamespace(log_metrics=lambda values, step: logged.append((step, values)))
     worker.payload = {"run": run, "evidence": str(tmp_path / "evidence.json")}
+    worker.unpaid = []
     worker.samples = SimpleNamespace(add=lambda *_: None)
     raw = torch.tensor([[0.25]])
     worker.loop = SimpleNamespace(
@@ -63,3 +64,18 @@ def test_a_reward_that_is_gamed_leaves_the_look_that_showed_it(tmp_path, monkeyp
     assert logged == [(4, known)]
     kept = json.loads((tmp_path / "evidence.json").read_text())
     assert kept == {"breach": str(caught.value), "iteration": 4, **known, "state": worker.loop.state()}
+
+
+def test_reward_models_that_nothing_is_paid_by_say_what_held_out_answers_are_worth():
+    """Two models with two heads and one, two answers: the lowest head of each answer, and the mean of both."""
+
+    def rewards(*values):
+        return SimpleNamespace(
+            info=SimpleNamespace(kind="outcome"), score=lambda prompts, answers: [[x] for x in values]
+        )
+
+    worker = _Worker.__new__(_Worker)
+    worker.payload = {"combine": {"name": "min"}}
+    worker.unpaid = [rewards([1.0, 2.0], [5.0, -3.0]), rewards([0.5], [4.0])]
+    drawn = SimpleNamespace(prompts=[[1], [2]], ids=lambda numbers: ([[1], [2]], [[[3]], [[4]]]))
+    assert worker._unpaid(drawn) == pytest.approx((0.5 - 3.0) / 2)

@@ -46,6 +46,7 @@ def entry(
     workflow = Path(str(module.__file__)).stem
     arguments, cluster = _take_cluster(sys.argv[1:])
     _log_to_stderr()
+    use_all_cores()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops in order, as Ctrl-C does
     try:
         if "--help" in arguments or "-h" in arguments:
@@ -114,6 +115,16 @@ def execute(
             result = hand_over(main(bring(config), run), run, config.storage)
             finish_run(run, result, time.monotonic() - started)
     return _line(workflow, run.id, "done", result.outputs, result.metrics)
+
+
+def use_all_cores() -> None:
+    """Let a Ray job's own process, which scores and measures models, compute with every core that it may use.
+
+    Ray leaves it one thread, as it asks for no CPU. What a person has set in the job's environment stays.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    if job and "OMP_NUM_THREADS" not in job.get("runtime_env", {}).get("env_vars", {}):
+        os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
 
 
 def absolute(config: ConfigT) -> ConfigT:

@@ -1,5 +1,7 @@
 """What happens when two processes are at the same step, or at the same pipeline."""
 
+import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -42,3 +44,20 @@ def test_a_pipeline_of_a_name_that_runs_is_refused_after_a_while(tmp_path: Path,
             pass
     with entry._only_one(tmp_path, "pipeline", "key", 0.1):
         pass
+
+
+@pytest.mark.parametrize(
+    ("job", "threads"),
+    [
+        (None, "1"),  # no job: what the shell says
+        ({"runtime_env": {"env_vars": {}}}, str(len(os.sched_getaffinity(0)))),
+        ({"runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}, "1"),  # a person's own wish
+    ],
+)
+def test_a_jobs_own_process_computes_with_every_core(monkeypatch, job, threads) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Ray leaves it where a job asks for no CPU
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    if job is not None:
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    entry.use_all_cores()
+    assert os.environ["OMP_NUM_THREADS"] == threads

@@ -16,11 +16,10 @@ def answer_rewards(
     """Return the K rewards of each answer to each prompt (token ids), whichever kind the model is."""
     if model.info.kind == "outcome":
         return model.score(prompts, answers)
-    found = []
-    for prompt, own in zip(prompts, answers, strict=True):
-        steps = model.score_steps([prompt] * len(own), own, [step_ends(answer, text_of) for answer in own])
-        found.append([worst_step(values, model.info) for values in steps])
-    return found
+    each = [(prompt, answer) for prompt, own in zip(prompts, answers, strict=True) for answer in own]
+    ends = [step_ends(answer, text_of) for _, answer in each]
+    steps = iter(model.score_steps([prompt for prompt, _ in each], [answer for _, answer in each], ends))
+    return [[worst_step(next(steps), model.info) for _ in own] for own in answers]
 
 
 def step_ends(answer_ids: Sequence[int], text_of: TextOf) -> list[int]:

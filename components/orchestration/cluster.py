@@ -51,6 +51,12 @@ def local_size(config: RayConfig) -> ClusterSize:
     return size.model_copy(update={"num_cpus": config.num_cpus}) if config.num_cpus else size
 
 
+def job_env() -> dict[str, str] | None:
+    """Return the environment variables that the Ray job was given whose own process this is; None outside of a job."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return job.get("runtime_env", {}).get("env_vars", {}) if job else None
+
+
 @contextlib.contextmanager
 def ray_session(config: RayConfig, storage: str | None = None) -> Iterator[None]:
     """Connect to the job's cluster, else to ``config.address``, else start a local one; leave none behind.
@@ -65,10 +71,11 @@ def ray_session(config: RayConfig, storage: str | None = None) -> Iterator[None]
 
     from components.orchestration import nodes
 
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    known = job.get("runtime_env", {}).get("env_vars", {})  # to set one of these again is an error
-    worker_env = {name: value for name, value in CPU_ENV.items() if name not in known}
-    if job or "RAY_ADDRESS" in os.environ:
+    given = job_env()
+    in_cluster = given is not None or "RAY_ADDRESS" in os.environ
+    # To set one again that the job was given is an error.
+    worker_env = {name: value for name, value in CPU_ENV.items() if name not in (given or {})}
+    if in_cluster:
         ray.init(runtime_env={"env_vars": worker_env})
     elif config.address:
         ray.init(address=config.address, runtime_env={"env_vars": worker_env})
@@ -78,7 +85,7 @@ def ray_session(config: RayConfig, storage: str | None = None) -> Iterator[None]
         store = int(size.object_store_gib * 2**30) if size.object_store_gib else None
         ray.init(num_cpus=size.num_cpus, object_store_memory=store, include_dashboard=False, runtime_env=env)
     try:
-        grows = bool(job or config.address or "RAY_ADDRESS" in os.environ)
+        grows = bool(in_cluster or config.address)
         nodes.await_resources(config.wait_for, config.wait_s if grows else 0.0)
         if storage is not None:
             nodes.check_shared(storage)

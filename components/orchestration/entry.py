@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from components import storage as place
 from components.config import UserError, WorkflowConfig, leaves, load, to_yaml
 from components.config_help import describe
+from components.orchestration.cluster import job_env
 
 if TYPE_CHECKING:
     from components.tracking.run import Result, Run
@@ -122,8 +123,8 @@ def use_all_cores() -> None:
 
     Ray leaves it one thread, as it asks for no CPU. What a person has set in the job's environment stays.
     """
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    if job and "OMP_NUM_THREADS" not in job.get("runtime_env", {}).get("env_vars", {}):
+    given = job_env()
+    if given is not None and "OMP_NUM_THREADS" not in given:
         os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
 
 

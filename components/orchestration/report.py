@@ -83,8 +83,8 @@ def first_and_last(samples: Path) -> list[dict[str, Any]]:
     A person sees there whether a reward that rose was earned or gamed.
     """
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
-    ends = sorted({line["iteration"] for line in lines})
-    looks = dict.fromkeys((ends[0], ends[-1])) if ends else {}
+    iterations = [line["iteration"] for line in lines]
+    looks = {min(iterations), max(iterations)} if iterations else set()
     asked = {line["place"]: line["question"] for line in lines}  # two prompts may ask the same over other passages
     return [
         {"question": question, "looks": [one for one in lines if one["place"] == place and one["iteration"] in looks]}

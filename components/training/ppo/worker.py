@@ -85,10 +85,11 @@ class _Worker:
             [self.template.turn_end_id],
             pushes=self.rank < len(engines),
         )
+        self.combine = CombineConfig(**payload["combine"])
         scorer = Scorer(
             self.roles,
             config.reward,
-            CombineConfig(**payload["combine"]),
+            self.combine,
             self.decode,
             functools.partial(_judge, config.reward.false_abstention) if payload["judge"] else None,
             config.update.micro_prompts,
@@ -112,9 +113,9 @@ class _Worker:
         )
         self.rows = read_rows(payload["train"])
         self.held_out = list(read_rows(payload["eval"])) if payload["eval"] else []
-        device = "cpu" if payload["arguments"]["use_cpu"] else "cuda"
         self.unpaid = [
-            RewardModel(folder, dtype=payload["dtype"], device=device, quiet=True) for folder in config.guards.rewards
+            RewardModel(folder, dtype=payload["dtype"], device=self.roles.device, quiet=True)
+            for folder in config.guards.rewards
         ]
         self.reward = math.nan
 
@@ -191,14 +192,13 @@ class _Worker:
 
     def _unpaid(self, drawn: Any) -> float:
         """Return what the reward models that nothing is paid by think of the answers, combined as those that pay."""
-        from components.models.rewards import CombineConfig, combine
+        from components.models.rewards import combine
         from components.models.step_rewards import answer_rewards
 
         prompts, answers = drawn.ids(range(len(drawn.prompts)))
         found = [answer_rewards(model, prompts, answers, self.decode) for model in self.unpaid]
         heads = [[x for model in found for x in model[p][0]] for p in range(len(prompts))]
-        how = CombineConfig(**self.payload["combine"])
-        return sum(combine(values, how) for values in heads) / len(heads)
+        return sum(combine(values, self.combine) for values in heads) / len(heads)
 
     def _log(self, figures: dict[str, float], step: int) -> None:
         if self.rank == 0:

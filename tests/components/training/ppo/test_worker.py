@@ -8,6 +8,7 @@ import torch
 
 from components.data.grounding import ABSTENTION
 from components.data.records import Question
+from components.models.rewards import CombineConfig
 from components.training.callbacks import Breach
 from components.training.ppo import figures
 from components.training.ppo.figures import Scores
@@ -75,7 +76,7 @@ def test_reward_models_that_nothing_is_paid_by_say_what_held_out_answers_are_wor
         )
 
     worker = _Worker.__new__(_Worker)
-    worker.payload = {"combine": {"name": "min"}}
+    worker.combine = CombineConfig(name="min")
     worker.unpaid = [rewards([1.0, 2.0], [5.0, -3.0]), rewards([0.5], [4.0])]
     drawn = SimpleNamespace(prompts=[[1], [2]], ids=lambda numbers: ([[1], [2]], [[[3]], [[4]]]))
     assert worker._unpaid(drawn) == pytest.approx((0.5 - 3.0) / 2)

@@ -46,7 +46,13 @@ def main(config: Benchmark, run: "Run") -> "Result":
     task.check()
     workflow = {"ppo": "train_ppo", "preference": "train_dpo", "retrieval": "build_index"}[config.name]
     threads, project = task.threads or len(os.sched_getaffinity(0)), Path(__file__).resolve().parents[1]
-    arena = Arena(run.dir, project, threads, lambda pid: PeakMemory(pid, task.memory_interval_s))
+    arena = Arena(
+        run.dir,
+        project,
+        threads,
+        lambda pid: PeakMemory(pid, task.memory_interval_s),
+        has_gpus=getattr(task, "gpu", False),
+    )
     model = sources.resolve(getattr(task, "embedder", config.model), run.cache)
     ours, digest = [sys.executable, "-m", f"workflows.{workflow}"], sources.digest(model, run.cache)
     found = _benchmark(config.name).run(task, Setting(arena, ours, model, digest, run.cache, config.seed))

@@ -1,8 +1,8 @@
 """TRL's DPOTrainer by itself, timed: a script for a plain process, which knows nothing of this project.
 
 Usage: ``python -P peer_trl_dpo.py SPEC.json``; see ``preference.trl_arguments`` for what the file holds. It prints one
-JSON line for each optimizer step, ``{"loss": …, "seconds": …}``, and at the end ``{"reference_seconds": …}``, which is
-0 where the reference is run in each step. Everything else goes to stderr.
+JSON line for each optimizer step, ``{"loss": …, "seconds": …}``, and at the end ``reference_seconds`` (0 where the
+reference is run in each step) and ``gpu_bytes``. Everything else goes to stderr.
 """
 
 import json
@@ -68,7 +68,7 @@ def build(spec: dict[str, Any], callback: Any) -> tuple[Any, float]:
         logging_steps=1,
         save_strategy="no",
         report_to=[],
-        use_cpu=True,
+        use_cpu=not spec["gpu"],
         dataloader_pin_memory=False,
         disable_tqdm=True,
         seed=spec["seed"],
@@ -101,7 +101,8 @@ def main(path: str) -> None:
 
     trainer, reference_seconds = build(spec, watcher(say))
     trainer.train()
-    say(json.dumps({"reference_seconds": reference_seconds}))
+    gpu_bytes = torch.cuda.max_memory_allocated() if spec["gpu"] else 0
+    say(json.dumps({"reference_seconds": reference_seconds, "gpu_bytes": gpu_bytes}))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class PreferenceTask(Watched):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="number format of the weights; auto is bfloat16 where the hardware multiplies it"
     )
+    gpu: bool = Field(False, description="train on a GPU, all sides")
     batch_size: int = Field(4, ge=1, description="pairs of one optimizer step")
     micro_batch_size: int = Field(4, ge=1, description="pairs of one forward pass")
     length_window: int = Field(
@@ -101,6 +102,7 @@ class Measured:
     peak_by_process: dict[str, int]  # where that memory is, by kind of process
     reference_seconds: float  # before the first step
     reference_pairs: int  # computed in them
+    gpu_bytes: int = 0  # most that tensors took on the GPU
 
 
 Sides = dict[str, Measured]
@@ -113,6 +115,8 @@ def our_arguments(task: PreferenceTask, phase: Phase, setting: Setting, storage:
         "seed": setting.seed,
         "ray.num_cpus": setting.arena.threads,
         "model": setting.model,
+        "scale.gpu": task.gpu,
+        "scoring.gpu": task.gpu,
         "preferences": phase.pairs.table,
         "max_tokens": phase.pairs.max_tokens,
         "eval_rows": 0,
@@ -138,6 +142,7 @@ def trl_arguments(task: PreferenceTask, phase: Phase, setting: Setting, peer: st
         "model": str(setting.model),
         "dtype": phase.dtype,
         "threads": setting.arena.threads,
+        "gpu": task.gpu,
         "seed": setting.seed,
         "rows": phase.pairs.texts,
         "steps": phase.pairs.steps,
@@ -163,7 +168,8 @@ def measure_ours(task: PreferenceTask, phase: Phase, setting: Setting) -> Measur
     curves = read_curves(storage, line["run_id"])
     steps = [{"loss": loss, "seconds": curves["time/step"][n][1]} for n, (_, loss) in enumerate(curves["train/loss"])]
     reference = line["metrics"]["time/reference"], int(line["metrics"]["rows/scored"])
-    return measured(task, phase, steps, ran, *reference)
+    gpu_bytes = int(line["metrics"]["cost/peak_memory_bytes"]) if task.gpu else 0
+    return measured(task, phase, steps, ran, *reference, gpu_bytes)
 
 
 def measure_trl(task: PreferenceTask, phase: Phase, setting: Setting, peer: str) -> Measured:
@@ -172,18 +178,31 @@ def measure_trl(task: PreferenceTask, phase: Phase, setting: Setting, peer: str)
     ran = setting.arena.run(f"{peer}-{phase.name}", command, keeps_memory=peer == "tuned")
     *steps, last = (json.loads(line) for line in ran.lines)
     computed = len(phase.pairs.texts) if peer == "tuned" else 0
-    return measured(task, phase, steps, ran, last["reference_seconds"], computed)
+    return measured(task, phase, steps, ran, last["reference_seconds"], computed, last["gpu_bytes"])
 
 
 def measured(
-    task: PreferenceTask, phase: Phase, steps: Sequence[Mapping[str, float]], ran: Ran, seconds: float, pairs: int
+    task: PreferenceTask,
+    phase: Phase,
+    steps: Sequence[Mapping[str, float]],
+    ran: Ran,
+    seconds: float,
+    pairs: int,
+    gpu_bytes: int = 0,
 ) -> Measured:
     """Return what counts of one side's steps, each with its ``loss`` and ``seconds``."""
     expected = phase.pairs.steps
     assert len(steps) == len(ran.laps) == expected, f"{len(steps)} steps, {len(ran.laps)} peaks for {expected} steps"
     losses, spent = [own["loss"] for own in steps], [own["seconds"] for own in steps]
     return Measured(
-        losses, spent[task.warmup :], ran.laps[task.warmup :], ran.peak, ran.peak_by_process, seconds, pairs
+        losses,
+        spent[task.warmup :],
+        ran.laps[task.warmup :],
+        ran.peak,
+        ran.peak_by_process,
+        reference_seconds=seconds,
+        reference_pairs=pairs,
+        gpu_bytes=gpu_bytes,
     )
 
 
@@ -196,7 +215,7 @@ def run(task: PreferenceTask, setting: Setting) -> Outcome:
     from components.benchmarks.loss_figure import loss_figure
     from components.training.settings import weight_dtype
 
-    dtype = weight_dtype(task.dtype, False)
+    dtype = weight_dtype(task.dtype, task.gpu)
     found: dict[str, Sides] = {}
     made = make_all_pairs(task, setting, dtype)
     for adapter in task.adapters:
@@ -242,6 +261,8 @@ def figures(task: PreferenceTask, found: Mapping[str, Sides], dtype: str) -> dic
             made |= compare(f"{name}.peak_memory", ours.peaks, other.peaks, paired=True)
         for side, own in sides.items():
             made[f"whole_peak.{label}.{side}"] = float(own.whole_peak)
+            if task.gpu:
+                made[f"gpu_bytes.{label}.{side}"] = float(own.gpu_bytes)
             if own.reference_pairs:
                 made[f"reference_pairs_per_s.{label}.{side}"] = own.reference_pairs / own.reference_seconds
         for phase, own_sides in found.items():

@@ -56,6 +56,7 @@ class Arena:
     project: Path  # the folder that they run in
     threads: int
     memory_of: Callable[[int], AbstractContextManager[Memory]]  # watches the process with this id
+    has_gpus: bool = False  # whether the sides may use those of this machine
 
     def run(self, name: str, command: Sequence[str], *, keeps_memory: bool = True) -> Ran:
         """Run ``command`` until it ends; at the end of each iteration it says ``progress n/N iterations`` on stderr.
@@ -90,9 +91,10 @@ class Arena:
         return Ran(lines, laps, memory.peak_bytes, memory.peak_by_process)
 
     def _env(self, keeps_memory: bool) -> dict[str, str]:
-        """Return this process's environment less what it says of its Python, Ray and allocator, on the CPU."""
+        """Return this process's environment less what it says of its Python, Ray and allocator."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
-        offline = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        offline |= {} if self.has_gpus else {"CUDA_VISIBLE_DEVICES": ""}
         return kept | (CPU_ENV if keeps_memory else {}) | offline | {"OMP_NUM_THREADS": str(self.threads)}
 
 

@@ -35,7 +35,12 @@ class EngineConfig(Config):
     max_model_len: int = Field(1024, ge=32, description="longest prompt plus answer, in tokens")
     max_sequences: int = Field(64, ge=1, description="requests that an engine works on at a time")
     kv_cache_gib: float = Field(1, gt=0, description="key-value cache of a CPU engine, in GiB")
-    gpu_memory_share: float = Field(0.85, gt=0.0, le=1.0, description="share of a GPU's memory to take")
+    gpu_memory_share: float | None = Field(
+        None,
+        gt=0.0,
+        le=1.0,
+        description="share of a GPU's memory; none: 0.85, or 0.4 beside training",
+    )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="number format; auto is bfloat16 on a GPU or a CPU that multiplies it, else float32"
     )
@@ -154,7 +159,7 @@ def engine_arguments(engine: EngineConfig, on_gpu: bool) -> dict[str, Any]:
         "dtype": engine_dtype(engine.dtype, on_gpu),
     }
     if on_gpu:
-        return kwargs | {"gpu_memory_utilization": engine.gpu_memory_share}
+        return kwargs | {"gpu_memory_utilization": engine.gpu_memory_share or 0.85}
     # A seeded request whose prompt is computed in pieces kills a CPU engine (vLLM 0.32 rewinds the random state
     # of the piece, which a CPU generator cannot do), so prompts are computed whole.
     whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, engine.max_model_len)}

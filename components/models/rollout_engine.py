@@ -112,10 +112,10 @@ def _read(output: Any) -> tuple[list[int], list[float], bool]:
     return ids, logprobs, output.finish_reason == "stop"
 
 
-def start(name: str, namespace: str, model: str, engine: EngineConfig, *, on_gpu: bool) -> Any:
+def start(name: str, namespace: str, model: str, engine: EngineConfig, *, gpus: float) -> Any:
     """Start a rollout engine as a named Ray actor that Ray restarts if it dies, and return its handle.
 
-    On CPU it reserves no core: engine and trainer take turns on the same ones.
+    Without ``gpus`` it runs on the CPU and reserves no core: engine and trainer take turns on the same ones.
     """
     import ray
 
@@ -124,14 +124,14 @@ def start(name: str, namespace: str, model: str, engine: EngineConfig, *, on_gpu
     threads = engine_threads(engine)
     # In one process: weights then go to the engine as they are, without a copy for another process.
     in_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
-    environment = in_process if on_gpu else cpu_environment(engine, threads)
+    environment = in_process if gpus else cpu_environment(engine, threads)
     actor = ray.remote(RolloutEngine).options(
         name=name,
         namespace=namespace,
         num_cpus=0,
-        num_gpus=1 if on_gpu else 0,
+        num_gpus=gpus,
         max_restarts=-1,
         max_task_retries=0,
         runtime_env={"env_vars": environment},
     )
-    return actor.remote(model, engine.model_dump(), on_gpu)
+    return actor.remote(model, engine.model_dump(), gpus > 0)

@@ -39,10 +39,11 @@ def needs_of(schema: type[Config], values: Mapping[str, Any], *, has_gpus: bool)
         needs.append(Need("reference scoring", scoring.actors, _each(scoring.cpus_per_actor, float(scoring.gpu))))
     if scale is not None:
         note = f"ZeRO-{sharding.stage} over {scale.workers}" if sharding is not None else ""
-        each = _each(scale.cpus_per_worker, float(scale.gpu))
+        shares = rollout.gpus if rollout is not None else (1.0, 1.0)
+        each = _each(scale.cpus_per_worker, shares[1] * scale.gpu)
         needs.append(Need("training", scale.workers, each, scale.placement, note))
         if rollout is not None:
-            own = _each(rollout.engine.cpus_per_engine, float(scale.gpu))
+            own = _each(rollout.engine.cpus_per_engine, shares[0] * scale.gpu)
             needs.append(Need("rollout", rollout.engine.engines, own, note="vLLM", beside=True))
     if embed is not None:
         needs.append(Need("embedding", embed.workers or 1, _each(None, embed.gpus_per_worker)))

@@ -23,6 +23,8 @@ def launch(
     run_dir: Path,
     identity: dict[str, str],
     sizes: tuple[int, ...] = (),
+    *,
+    gpus_each: float = 1.0,
 ) -> dict[str, Any]:
     """Run ``loop(payload)`` on every worker and return what rank 0's returned.
 
@@ -30,6 +32,7 @@ def launch(
 
     Args:
         sizes: how many workers there may be, where that may change in mid-run; see ``settings.group_sizes``.
+        gpus_each: with ``scale.gpu``, the share of a GPU that a worker reserves.
 
     Raises:
         UserError: the cluster is too small, or the checkpoints in ``run_dir`` are of something else.
@@ -55,7 +58,7 @@ def launch(
             elastic_resize_monitor_interval_s=scale.resize_s,
             use_gpu=scale.gpu,
             placement_strategy=scale.placement,
-            resources_per_worker={"CPU": cores, **({"GPU": 1} if scale.gpu else {})},
+            resources_per_worker={"CPU": cores, **({"GPU": gpus_each} if scale.gpu else {})},
         ),
         run_config=RunConfig(
             name=FOLDER,

@@ -114,13 +114,22 @@ def check_gpus(config: Any, gpus: int) -> None:
     """Refuse a cluster on which workers would wait for GPUs that the engines hold.
 
     Raises:
-        UserError: it has fewer GPUs than engines and workers together.
+        UserError: it has fewer GPUs than engines and workers together, or than pairs of them that share one.
     """
     engines, workers = config.rollout.engine.engines, config.scale.workers
-    if config.scale.gpu and gpus < engines + workers:
+    if not config.scale.gpu:
+        return
+    if config.rollout.share_gpus:
+        if engines != workers:
+            raise UserError(
+                f"rollout.share_gpus gives each worker's GPU an engine: set rollout.engine.engines={workers}"
+            )
+        if gpus < workers:
+            raise UserError(f"{workers} pairs of worker and engine need a GPU each, the cluster has {gpus}: set fewer")
+    elif gpus < engines + workers:
         raise UserError(
-            f"{engines} rollout engines and {workers} workers need a GPU each, the cluster has {gpus}: set fewer, or "
-            f"ray.wait_for.GPU={engines + workers} where a pool can bring them"
+            f"{engines} rollout engines and {workers} workers need a GPU each, the cluster has {gpus}: set fewer, "
+            f"rollout.share_gpus=true, or ray.wait_for.GPU={engines + workers} where a pool can bring them"
         )
 
 
@@ -175,6 +184,7 @@ def train(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, An
             scale,
             run.dir,
             identity,
+            gpus_each=config.rollout.gpus[1],
         )
 
 
@@ -205,9 +215,10 @@ def _engines(config: RolloutConfig, model: Path, run: Run, *, on_gpu: bool) -> I
     from components.models import rollout_engine
 
     namespace = f"ppo-{run.id}"
+    gpus = config.gpus[0] if on_gpu else 0.0
     actors = {
         f"engine-{number}": rollout_engine.start(
-            f"engine-{number}", namespace, str(model), config.engine, on_gpu=on_gpu
+            f"engine-{number}", namespace, str(model), config.engine_beside_training, gpus=gpus
         )
         for number in range(config.engine.engines)
     }

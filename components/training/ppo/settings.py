@@ -78,7 +78,22 @@ class RolloutConfig(Config):
         2.0, ge=1, description="truncated importance sampling: most that trainer / engine probability may weigh"
     )
     deadline_s: float = Field(600.0, gt=0, description="longest wait for an engine before it is named and replaced")
+    share_gpus: bool = Field(
+        False, description="with scale.gpu: each engine draws on the GPU that a worker trains on; as many as workers"
+    )
     engine: EngineConfig = Field(EngineConfig(), description="the vLLM engines that draw")
+
+    @property
+    def gpus(self) -> tuple[float, float]:
+        """Share of a GPU that an engine and a worker reserve; more than half keeps two engines off one GPU."""
+        return (0.51, 0.49) if self.share_gpus else (1.0, 1.0)
+
+    @property
+    def engine_beside_training(self) -> EngineConfig:
+        """The engine, with the memory that training leaves where it shares the GPU and nothing else was said."""
+        if not self.share_gpus or self.engine.gpu_memory_share is not None:
+            return self.engine
+        return self.engine.model_copy(update={"gpu_memory_share": 0.4})
 
 
 class UpdateConfig(Config):

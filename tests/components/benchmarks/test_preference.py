@@ -261,3 +261,14 @@ def test_the_plot_has_a_curve_for_each_side_of_each_phase() -> None:
     assert [len(axes.lines) for axes in panels] == [3, 2]
     assert [list(line.get_ydata()) for line in panels[1].lines] == [curve, [0.69, 0.5]]
     assert "all weights, bfloat16" in panels[0].get_title() and "0.1 apart" in panels[1].get_title()
+
+
+def test_on_a_gpu_all_sides_train_there(tiny_model_dir: Path, pairs_file: Path, tmp_path: Path) -> None:
+    phase = Phase("lora", "float32", pairs_of(pairs_file, tiny_model_dir, tmp_path))
+    setting, task = setting_of(tmp_path, tiny_model_dir), TASK.model_copy(update={"gpu": True})
+    ours = load(TrainDpo, None, preference.our_arguments(task, phase, setting, tmp_path))
+    assert ours.scale.gpu and ours.scoring.gpu and not our_config(phase, setting).scale.gpu
+    *_, spec = preference.trl_arguments(task, phase, setting, "tuned")
+    assert json.loads(Path(spec).read_text())["gpu"] is True
+    env = {shown: Arena(tmp_path, tmp_path, 1, lambda pid: None, shown)._env(True) for shown in (True, False)}  # type: ignore[arg-type, return-value]
+    assert env[False]["CUDA_VISIBLE_DEVICES"] == "" and env[True].get("CUDA_VISIBLE_DEVICES") != ""

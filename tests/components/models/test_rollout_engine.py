@@ -20,7 +20,7 @@ PROMPTS = [[5, 6, 7, 8], [40, 41, 42, 43, 44, 45], [9] * 20]
 def start(folder, name):
     engine = EngineConfig(max_model_len=128, max_sequences=8)
     namespace = uuid.uuid4().hex
-    return rollout_engine.start(name, namespace, str(folder), engine, on_gpu=False), namespace
+    return rollout_engine.start(name, namespace, str(folder), engine, gpus=0), namespace
 
 
 def rollouts(namespace, name, **changes):

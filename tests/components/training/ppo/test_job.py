@@ -10,6 +10,7 @@ from components.models.rewards import RewardInfo
 from components.training.callbacks import Breach
 from components.training.ppo import job
 from components.training.ppo.sections import Sections
+from components.training.ppo.settings import RolloutConfig
 
 TEMPLATE = SimpleNamespace(digest="template")
 
@@ -69,6 +70,27 @@ def test_engines_and_workers_need_a_gpu_each():
         job.check_gpus(asked, 3)
     asked.scale.gpu = False
     job.check_gpus(asked, 0)
+
+
+def test_engines_on_the_workers_gpus_need_no_more_and_as_many():
+    asked = config(rollout={"engine": {"engines": 2}, "share_gpus": True})
+    asked.scale = SimpleNamespace(gpu=True, workers=2)
+    job.check_gpus(asked, 2)
+    with pytest.raises(UserError, match="2 pairs of worker and engine need a GPU each, the cluster has 1"):
+        job.check_gpus(asked, 1)
+    asked.scale.workers = 1
+    with pytest.raises(UserError, match=r"set rollout\.engine\.engines=1"):
+        job.check_gpus(asked, 2)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "memory"),
+    [({}, None), ({"share_gpus": True}, 0.4), ({"share_gpus": True, "engine": {"gpu_memory_share": 0.6}}, 0.6)],
+)
+def test_an_engine_that_shares_its_gpu_leaves_memory_for_training(rollout, memory):
+    settings = RolloutConfig.model_validate(rollout)
+    assert settings.engine_beside_training.gpu_memory_share == memory
+    assert sum(settings.gpus) == (1.0 if settings.share_gpus else 2.0)
 
 
 def test_what_was_noted_is_in_the_run_where_an_invariant_broke(tmp_path):

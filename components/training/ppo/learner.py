@@ -78,12 +78,3 @@ def schedule(optim: PpoOptimConfig, progress: float) -> float:
     if optim.schedule == "cosine":
         return max(0.5 * (1 + math.cos(math.pi * after)), 0.02)
     return 1.0
-
-
-def reduce_over_workers(values: torch.Tensor) -> Any:
-    """Return the sum of a small tensor over all workers."""
-    import torch.distributed as dist
-
-    total = values.clone()
-    dist.all_reduce(total)
-    return total

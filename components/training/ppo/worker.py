@@ -45,19 +45,22 @@ class _Worker:
         from components.data.chat import ChatTemplate
         from components.models.rewards import CombineConfig, RewardModel
         from components.training.ppo.control import Guards, KlControl
-        from components.training.ppo.learner import DeepSpeedLearner, reduce_over_workers
+        from components.training.ppo.learner import DeepSpeedLearner
         from components.training.ppo.loop import PpoLoop, Settings
         from components.training.ppo.notes import Notes
         from components.training.ppo.reward import Scorer
         from components.training.ppo.roles import Roles
         from components.training.ppo.rollout import EngineRollouts
         from components.training.ppo.sections import Sections
+        from components.training.ppo.workers import Workers
         from components.training.rows import read_rows
 
         self.payload = payload
-        self.rank, self.workers = dist.get_rank(), dist.get_world_size()
         config = Sections(**payload["config"])
         self.config = config
+        # A worker whose engine dies three times waits so long, and then says so itself.
+        self.together = Workers(4 * config.rollout.deadline_s)
+        self.rank, self.workers = dist.get_rank(), self.together.count
         self.template = ChatTemplate.from_folder(payload["model"])
         torch.manual_seed(payload["seed"])  # the same fresh adapters and heads on every worker
         self.roles = Roles(
@@ -109,7 +112,7 @@ class _Worker:
         self.samples = Notes(Path(payload["samples"]))
         self.scores = Notes(Path(payload["scores"]) / f"worker-{self.rank}.jsonl")
         self.loop = PpoLoop(
-            settings, self.roles, self.learner, rollouts, scorer, kl, guards, reduce_over_workers, self._note
+            settings, self.roles, self.learner, rollouts, scorer, kl, guards, self.together.sum, self._note
         )
         self.rows = read_rows(payload["train"])
         self.held_out = list(read_rows(payload["eval"])) if payload["eval"] else []
@@ -133,7 +136,7 @@ class _Worker:
             self._log(self.loop.figures, 0)
         while self.loop.iteration < iterations:
             figures = self.loop.run_iteration(self._own_rows(self.loop.iteration))
-            self._barrier()
+            self.together.meet()
             self.reward = figures["objective/reward"]
             step = self.loop.iteration
             if self.held_out and (step % self.config.guards.eval_every == 0 or step == iterations):
@@ -157,7 +160,7 @@ class _Worker:
 
     def _push(self, version: int) -> None:
         self.loop.push(version)
-        self._barrier()
+        self.together.meet()
 
     def keep_evidence(self, breach: Breach) -> None:
         """Write what is known of the iteration that broke an invariant, into the run as well."""
@@ -218,13 +221,13 @@ class _Worker:
         self.learner.save(folder)
         if self.rank == 0:
             (folder / "loop.json").write_text(json.dumps(self.loop.state()))
-        self._barrier()
+        self.together.meet()
         if self.rank == 0:
             mark_complete(folder, step, self.payload["run"].storage, workers=self.workers)
             known = sorted(root.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
             for old in known[: -self.config.save.keep]:
                 shutil.rmtree(old)
-        self._barrier()
+        self.together.meet()
         ray.train.report(
             {"step": step},
             checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
@@ -256,13 +259,7 @@ class _Worker:
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
             self.roles.save(out, self.template.tokenizer)
-        self._barrier()
-
-    @staticmethod
-    def _barrier() -> None:
-        import torch.distributed as dist
-
-        dist.barrier()
+        self.together.meet()
 
 
 def _finite(figures: dict[str, float]) -> dict[str, float]:

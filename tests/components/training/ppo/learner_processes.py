@@ -6,6 +6,7 @@ Shapes: B rows, 4 numbers each.
 import json
 import math
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from components.training.deepspeed import DeepSpeedConfig, join
 from components.training.ppo.learner import DeepSpeedLearner
 from components.training.ppo.settings import PpoOptimConfig
+from components.training.ppo.workers import Workers
 
 ROWS, PASSES, STEPS = 8, 2, 3
 
@@ -64,10 +66,25 @@ def train(dtype: torch.dtype) -> dict:
     return {"norms": norms, "weights": before, "nan": math.isfinite(spoiled), "kept": kept, "goes_on": weights()}
 
 
+def late() -> str:
+    """What a worker is told where the last one does not come."""
+    together = Workers(1.0)
+    try:
+        if dist.get_rank() == 0 or together.count == 1:
+            together.meet()
+        else:
+            time.sleep(5.0)
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
 def main(out: Path) -> None:
     dist.init_process_group("gloo")
     join(gpu=False)
-    found = {str(dtype): train(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    found: dict = {str(dtype): train(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    found["sum"] = Workers(60.0).sum(torch.tensor([1.0, float(dist.get_rank())])).tolist()
+    found["late"] = late()
     if dist.get_rank() == 0:
         out.write_text(json.dumps(found))
     dist.destroy_process_group()

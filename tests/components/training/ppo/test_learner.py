@@ -65,6 +65,14 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_next_does(found, proc
     assert ours["goes_on"] != ours["weights"] and all(map(math.isfinite, ours["goes_on"]))
 
 
+def test_who_keeps_the_others_waiting_is_named(found) -> None:
+    assert (found[1]["sum"], found[2]["sum"]) == ([1.0, 0.0], [2.0, 1.0])
+    assert found[1]["late"] == ""
+    said = found[2]["late"]
+    assert "within 1 s (four times rollout.deadline_s)" in said and "Ranks 1 failed" in said
+    assert "0 on " in said and "1 on " in said
+
+
 @pytest.mark.parametrize(
     ("name", "rates"),
     [

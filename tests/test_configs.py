@@ -78,7 +78,7 @@ def test_plan_starts_nothing(path: Path, tmp_path: Path) -> None:
         assert "does not exist" in done.stderr or "required" in done.stderr
     else:
         assert done.returncode == 0, done.stderr
-        assert "step key" in done.stdout
+        assert "step key" in done.stdout and "# resources" in done.stdout
     assert not storage.exists()
 
 

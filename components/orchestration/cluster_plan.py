@@ -1,12 +1,36 @@
-"""What ``--plan --cluster FILE`` says: what would be asked for, where it would lie, and what an hour costs."""
+"""What ``--plan`` says of resources: what is asked for, and with a cluster's file where it would lie and its price."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from components.config import WorkflowConfig
 from components.orchestration.graph import StepConfig
-from components.orchestration.needs import needs_of
+from components.orchestration.needs import Need, needs_of
 from components.orchestration.pools import ClusterFile, Placed, hourly, most_at_once, place, read_cluster, shown
+
+
+def resources(config: WorkflowConfig, schema_of: Callable[[str], type[WorkflowConfig]] | None) -> list[str]:
+    """Return what a workflow, or each step of a pipeline, asks Ray for; a line each.
+
+    Args:
+        schema_of: as ``cluster_plan``'s.
+    """
+    if schema_of is None:
+        return _asked(type(config), config.model_dump()) or ["one process of its own, no Ray"]
+    return [
+        f"{name}, {line}"
+        for name, step in _steps(config).items()
+        for line in _asked(schema_of(step.workflow), step.config)
+    ]
+
+
+def _asked(schema: type[WorkflowConfig], values: Mapping[str, Any]) -> list[str]:
+    return [_size(need) for need in needs_of(schema, values, has_gpus=False)]
+
+
+def _size(need: Need) -> str:
+    note = f"{need.note}, " if need.note else ""
+    return f"{need.role}: {need.count} x {shown(need.each)}, {note}{need.placement}"
 
 
 def cluster_plan(
@@ -56,8 +80,7 @@ def _groups(placed: Sequence[Placed], cluster: ClusterFile) -> list[str]:
         back = f", else on {', '.join(lower)}" if spot and lower else ""
         memory = [pools[name].gpu_memory_gib for name in group.nodes if need.each.get("GPU")]
         room = f", {min(m for m in memory if m):g} GiB a GPU" if any(memory) else ""
-        note = f"{need.note}, " if need.note else ""
-        lines.append(f"{need.role}: {need.count} x {shown(need.each)}, {note}{need.placement}: {where}{back}{room}")
+        lines.append(f"{_size(need)}: {where}{back}{room}")
     return lines
 
 

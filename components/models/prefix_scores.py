@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.models.load import load_model, set_threads
+from components.models.load import load_model, set_threads, torch_device
 from components.models.logprobs import completion_logprobs, score_completions
 from components.progress import progress
 
@@ -27,9 +27,10 @@ def mean_logprobs(
 
     set_threads(len(os.sched_getaffinity(0)))
     model: Any = load_model(folder)
-    if torch.cuda.is_available():
-        model = model.to("cuda")
+    model = model.to(torch_device())
     sums = score_with_shared_prefixes(model, prompts, answers)
+    del model
+    torch.cuda.empty_cache()  # an engine on the same GPU may come next
     return [
         [total / len(answer) for total, answer in zip(totals, own, strict=True)]
         for totals, own in zip(sums, answers, strict=True)

@@ -180,18 +180,17 @@ class RewardModel:
         device: str | None = None,
         quiet: bool = False,
     ) -> None:
-        """Load the model in ``folder``, on the GPU where there is one unless ``device`` says otherwise.
+        """Load the model in ``folder``, on this process's GPU if it has one, unless ``device`` says otherwise.
 
         A ``quiet`` one, as a server needs it, shows no progress.
 
         Raises:
             UserError: it is no reward model, or its base has changed since.
         """
-        import torch
         from transformers import AutoModelForSequenceClassification
 
         from components.models.folder import digest
-        from components.models.load import torch_dtype
+        from components.models.load import torch_device, torch_dtype
 
         folder = Path(folder)
         self.info = RewardInfo.read(folder)
@@ -209,7 +208,7 @@ class RewardModel:
             number_format = torch_dtype(dtype)  # type: ignore[arg-type]
             self.model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=number_format)
             self.whole = self.model
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or torch_device()
         self.whole.eval().to(self.device)
         self.model.score.float()  # in bfloat16 a reward would have three digits, and rewards that are close would tie
 

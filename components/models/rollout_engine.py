@@ -64,7 +64,8 @@ class RolloutEngine:
         weights = list(_unship(shipped))
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         self.llm.apply_model(_renew_tied_head)
-        self.llm.reset_prefix_cache()
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("the engine keeps what it computed under the old weights: a request still runs")
         self.version, self.held = version, checksum(weights)
         return self.held
 

@@ -36,14 +36,16 @@ def needs_of(schema: type[Config], values: Mapping[str, Any], *, has_gpus: bool)
     scale, sharding, rollout = section("scale"), section("deepspeed"), section("rollout")
     scoring, engine, embed = section("scoring"), section("engine"), section("embed")
     if scoring is not None:
-        needs.append(Need("reference scoring", scoring.actors, _each(scoring.cpus_per_actor, float(scoring.gpu))))
+        on_gpu = scoring.gpu if scoring.gpu is not None else scale is not None and scale.gpu
+        needs.append(Need("reference scoring", scoring.actors, _each(scoring.cpus_per_actor, float(on_gpu))))
     if scale is not None:
         note = f"ZeRO-{sharding.stage} over {scale.workers}" if sharding is not None else ""
-        shares = rollout.gpus if rollout is not None else (1.0, 1.0)
-        each = _each(scale.cpus_per_worker, shares[1] * scale.gpu)
-        needs.append(Need("training", scale.workers, each, scale.placement, note))
-        if rollout is not None:
-            own = _each(rollout.engine.cpus_per_engine, shares[0] * scale.gpu)
+        shared = rollout is not None and rollout.share_gpus
+        role = "training and rollout" if shared else "training"
+        each = _each(scale.cpus_per_worker, float(scale.gpu))
+        needs.append(Need(role, scale.workers, each, scale.placement, note))
+        if rollout is not None and not shared:
+            own = _each(rollout.engine.cpus_per_engine, float(scale.gpu))
             needs.append(Need("rollout", rollout.engine.engines, own, note="vLLM", beside=True))
     if embed is not None:
         needs.append(Need("embedding", embed.workers or 1, _each(None, embed.gpus_per_worker)))

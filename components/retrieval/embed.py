@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from components.config import Config, Field, ModelRef, UserError
 from components.data.curation.vectors import Embedding
 from components.models import sources
-from components.models.load import torch_dtype
+from components.models.load import torch_device, torch_dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,9 @@ class EmbedConfig(Config):
     dtype: Dtype = Field(
         "auto", description="number format; auto is bfloat16 on a GPU or a CPU that multiplies it, else float32"
     )
-    workers: int | None = Field(None, ge=1, description="embedding actors; none: one for each two CPUs")
+    workers: int | None = Field(
+        None, ge=1, description="embedding actors; none: one for each two CPUs, or as many as the GPUs hold"
+    )
     gpus_per_worker: float = Field(0, ge=0, description="GPUs of each actor; 0 embeds on CPU")
 
 
@@ -42,7 +44,7 @@ class Embedder:
         self._lock = threading.Lock()  # the tokenizer may not be borrowed twice
         self._folder = folder
         self._model = SentenceTransformer(
-            str(folder), local_files_only=True, model_kwargs={"dtype": torch_dtype(dtype)}
+            str(folder), device=torch_device(), local_files_only=True, model_kwargs={"dtype": torch_dtype(dtype)}
         ).eval()
         dimension = self._model.get_embedding_dimension()
         assert dimension is not None, "a sentence-transformers model ends in a vector of one size"

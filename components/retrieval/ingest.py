@@ -147,9 +147,11 @@ def _stream(
     """Yield tables of ``passages.ROW`` in no particular order, as they leave the embedding actors."""
     import ray
 
-    cpus = int(ray.cluster_resources().get("CPU", 1))
+    offered = ray.cluster_resources()
+    cpus = int(offered.get("CPU", 1))
     share = 1.0 if cpus > 1 else 0.5  # a reader and an embedder must fit at the same time
-    workers = embed.workers or max(1, cpus // THREADS)
+    on_gpus = int(offered.get("GPU", 0) / embed.gpus_per_worker) if embed.gpus_per_worker else None
+    workers = embed.workers or max(1, cpus // THREADS if on_gpus is None else on_gpus)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     blocks = min(len(parts), max(4 * cpus, len(parts) // 64))

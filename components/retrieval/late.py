@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.config import UserError
-from components.models.load import torch_dtype
+from components.models.load import torch_device, torch_dtype
 from components.retrieval.embed import Dtype
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def _encoder(folder: Path, dtype: Dtype) -> Any:
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
-    options: dict[str, Any] = {"local_files_only": True, "model_kwargs": {"dtype": torch_dtype(dtype)}}
+    options: dict[str, Any] = {"local_files_only": True, "device": torch_device()}
+    options["model_kwargs"] = {"dtype": torch_dtype(dtype)}
     kind = _kind(folder)
     if kind in _TRAINED_FOR_IT:
         return MultiVectorEncoder(str(folder), **options).eval()

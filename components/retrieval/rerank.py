@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.config import UserError
+from components.models.load import torch_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ class Reranker:
             raise UserError(f"{folder} is no model that can rerank: it has no config.json")
         self._batch_size = batch_size
         self._lock = threading.Lock()  # the tokenizer may not be borrowed twice
-        self._model = CrossEncoder(str(folder), local_files_only=True)
+        self._model = CrossEncoder(str(folder), device=torch_device(), local_files_only=True)
         if self._model.num_labels != 1:
             raise UserError(
                 f"{folder} has {self._model.num_labels} outputs: a reranker has one, the relevance of the passage"

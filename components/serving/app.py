@@ -164,8 +164,10 @@ def build(plan: ServingPlan) -> Any:
     """Return the Serve application of a plan; needs a connection to Ray, whose GPUs it looks for."""
     import ray
 
+    from components.models.engine import engines_on_gpu
+
     resources = ray.cluster_resources()
-    on_gpu = resources.get("GPU", 0) >= 1 if plan.engine.gpu is None else plan.engine.gpu
+    on_gpu = engines_on_gpu(plan.engine.gpu)
     check_fits(plan, resources, on_gpu)
     with _logging_kept():
         from components.serving.engines import engine_deployment

@@ -133,7 +133,7 @@ def _allocate(trainer: Any) -> None:
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             if state.global_step and (folder / _STATE).is_file():
-                _restore(tuner, folder / _STATE)
+                _restore(tuner, folder / _STATE, args.device)
             assert trainer.deepspeed is not None, "AdaLoRA's schedule hangs on DeepSpeed's step"
             around_step(
                 trainer.deepspeed,
@@ -175,10 +175,10 @@ def _keep(tuner: Any, path: Path) -> None:
     torch.save({**known, "rank_pattern": pattern}, path)
 
 
-def _restore(tuner: Any, path: Path) -> None:
+def _restore(tuner: Any, path: Path, device: Any) -> None:
     import torch
 
-    known = torch.load(path, weights_only=True)
+    known = torch.load(path, weights_only=True, map_location=device)  # it was written where rank 0 computes
     tuner.peft_config[tuner.trainable_adapter_name].rank_pattern = json.loads(known.pop("rank_pattern"))
     for name, values in known.items():
         setattr(tuner.rankallocator, name, values)

@@ -81,6 +81,8 @@ def peak_memory_bytes() -> int:
 
     import torch
 
-    if torch.cuda.is_available():
+    from components.models.load import has_gpu
+
+    if has_gpu():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

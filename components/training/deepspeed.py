@@ -28,7 +28,8 @@ def join(gpu: bool) -> None:
     import deepspeed
 
     # Only tensor-parallel inference calls this C++ op, and building it takes two cores a minute in each environment.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not gpu:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", auto_mpi_discovery=False, verbose=False)
 
 
@@ -39,6 +40,8 @@ def build(config: DeepSpeedConfig, *, bf16: bool, max_grad_norm: float) -> dict[
     and rounds it after each step, so an update smaller than a bfloat16 digit is not lost but adds up.
     """
     zero: dict[str, Any] = {"stage": config.stage}
+    # At DeepSpeed's own 500 million numbers each GPU holds a gigabyte or two for that alone.
+    zero |= {"reduce_bucket_size": 50_000_000, "allgather_bucket_size": 50_000_000}
     if config.stage in (1, 2):
         zero |= {"contiguous_gradients": True, "overlap_comm": False}
     if config.stage == 3:

@@ -149,13 +149,12 @@ class Rewards:
 
     def _scored(self, rows: Rows, answers: Answers) -> Iterator[tuple[int, list[list[float]]]]:
         """Yield (number of the row, rewards of all models' heads for each answer)."""
-        import ray
         import ray.data
 
         from components.config import CPU_ENV
 
         how = self.scoring
-        cores = how.cpus_per_actor or max(1, int(ray.cluster_resources().get("CPU", 1)) // how.actors)
+        cores = how.cores()
         requests = [
             {"number": number, "request": json.dumps([row["prompt"], list(own)])}
             for number, (row, own) in enumerate(zip(rows, answers, strict=True))
@@ -165,7 +164,7 @@ class Rewards:
             requests, override_num_blocks=max(1, -(-len(requests) // how.batch_pairs))
         ).map_batches(
             RewardScorer,
-            fn_constructor_args=(self.folders, str(self.policy), how.max_batch_tokens, cores, how.gpu),
+            fn_constructor_args=(self.folders, str(self.policy), how.max_batch_tokens, cores, bool(how.gpu)),
             batch_size=how.batch_pairs,
             compute=ray.data.ActorPoolStrategy(size=how.actors),
             num_cpus=cores,

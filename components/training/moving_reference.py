@@ -193,7 +193,7 @@ class WholeReference:
         policy = dict(self.policy.named_parameters())
         self.restore(
             {
-                name: policy[name].detach().float().lerp(value.to(policy[name].device), 1 - share)
+                name: policy[name].detach().to(value.device, value.dtype).lerp(value, 1 - share)
                 for name, value in self.exact.items()
             }
         )

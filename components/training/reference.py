@@ -12,6 +12,8 @@ from components.config import Config, Field
 from components.data import store
 from components.data.chat import ChatTemplate
 from components.progress import progress
+from components.training.launch import worker_cores
+from components.training.settings import ScaleConfig
 
 TABLE = "reference_logprobs"
 
@@ -21,9 +23,22 @@ class ScoringConfig(Config):
 
     actors: int = Field(1, ge=1, description="Ray Data actors, each with its own copy of the model")
     cpus_per_actor: int | None = Field(None, ge=1, description="cores of an actor; none shares out the cluster's")
-    gpu: bool = Field(False, description="give each actor a GPU")
+    gpu: bool | None = Field(None, description="give each actor a GPU; none: if training's workers have one")
     batch_pairs: int = Field(32, ge=1, description="pairs handed to an actor at once; written to the table together")
     max_batch_tokens: int = Field(2048, ge=1, description="tokens of one forward pass, padding included")
+
+    def beside(self, trains_on_gpu: bool) -> "ScoringConfig":
+        """Return this with ``gpu`` as training's, where it was left open."""
+        return self if self.gpu is not None else self.model_copy(update={"gpu": trains_on_gpu})
+
+    def cores(self) -> int:
+        """Return the cores of each actor on the cluster at hand.
+
+        Raises:
+            UserError: no host has room for one.
+        """
+        scale = ScaleConfig(workers=self.actors, cpus_per_worker=self.cpus_per_actor, gpu=bool(self.gpu))
+        return worker_cores(scale)
 
 
 @dataclass(frozen=True)
@@ -171,15 +186,14 @@ def _score(missing: Sequence[Mapping[str, Any]], reference: Reference, config: S
     """Yield (pairs done, rows with their log-probabilities), a batch at a time."""
     if not missing:
         return
-    import ray
     import ray.data
 
     from components.config import CPU_ENV
 
-    cores = config.cpus_per_actor or max(1, int(ray.cluster_resources().get("CPU", 1)) // config.actors)
+    cores = config.cores()
     pad_id = ChatTemplate.from_folder(reference.model).pad_id
     how = (reference.dtype, reference.nf4)
-    arguments = (str(reference.model), *how, pad_id, config.max_batch_tokens, cores, config.gpu)
+    arguments = (str(reference.model), *how, pad_id, config.max_batch_tokens, cores, bool(config.gpu))
     missing = sorted(missing, key=lambda row: len(row["prompt_ids"]))  # rows of like length share a batch
     scored = ray.data.from_items(missing, override_num_blocks=-(-len(missing) // config.batch_pairs)).map_batches(
         Scorer,

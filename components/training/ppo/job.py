@@ -17,6 +17,7 @@ from components.data import store
 from components.data.chat import ChatTemplate
 from components.models.adapter_base import check_on_trunk, is_adapter
 from components.models.adapters import check_blocks
+from components.models.engine import engines_on_gpu
 from components.models.load import engine_dtype
 from components.models.memory import read_shape
 from components.models.rewards import RewardInfo
@@ -110,13 +111,14 @@ def check_rewards(config: Any, template: ChatTemplate, base_digest: str) -> dict
     return {"rewards": marks}
 
 
-def check_gpus(config: Any, gpus: int) -> None:
+def check_gpus(config: Any, by_host: Sequence[int]) -> None:
     """Refuse a cluster on which workers would wait for GPUs that the engines hold.
 
     Raises:
-        UserError: it has fewer GPUs than engines and workers together, or than pairs of them that share one.
+        UserError: it has fewer GPUs than engines and workers together, or than pairs of them that share one; or
+            two workers could come to share one.
     """
-    engines, workers = config.rollout.engine.engines, config.scale.workers
+    engines, workers, gpus = config.rollout.engine.engines, config.scale.workers, sum(by_host)
     if not config.scale.gpu:
         return
     if config.rollout.share_gpus:
@@ -126,6 +128,11 @@ def check_gpus(config: Any, gpus: int) -> None:
             )
         if gpus < workers:
             raise UserError(f"{workers} pairs of worker and engine need a GPU each, the cluster has {gpus}: set fewer")
+        if gpus > workers and sum(own > 0 for own in by_host) > 1:
+            raise UserError(
+                f"on several hosts rollout.share_gpus needs as many workers as GPUs, or two workers may get one: set "
+                f"scale.workers={gpus} and rollout.engine.engines={gpus}"
+            )
     elif gpus < engines + workers:
         raise UserError(
             f"{engines} rollout engines and {workers} workers need a GPU each, the cluster has {gpus}: set fewer, "
@@ -146,7 +153,8 @@ def train(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, An
     from components.training.ppo.worker import ppo_loop
 
     scale = config.scale
-    check_gpus(config, int(ray.cluster_resources().get("GPU", 0)))
+    check_gpus(config, [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]])
+    engines_on_gpu(scale.gpu)
     check_blocks(config.adapter, read_shape(model).layers)
     dtype = weight_dtype(config.optim.dtype, scale.gpu)
     sections = Sections(**{name: getattr(config, name) for name in Sections.model_fields})
@@ -158,7 +166,10 @@ def train(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, An
         "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
     }
     guards = config.guards.in_formats(dtype, engine_dtype(config.rollout.engine.dtype, scale.gpu), gpu=scale.gpu)
-    with _keeping_what_was_noted(run), _engines(config.rollout, model, run, on_gpu=scale.gpu) as (names, namespace):
+    with (
+        _keeping_what_was_noted(run),
+        _engines(config.rollout, model, run, dtype, on_gpu=scale.gpu) as (names, namespace),
+    ):
         return launch(
             ppo_loop,
             {
@@ -208,18 +219,23 @@ def _noted(run: Run) -> list[Path]:
 
 
 @contextmanager
-def _engines(config: RolloutConfig, model: Path, run: Run, *, on_gpu: bool) -> Iterator[tuple[list[str], str]]:
-    """Start the rollout engines, wait until they answer, and end them with the block."""
+def _engines(
+    config: RolloutConfig, model: Path, run: Run, dtype: str, *, on_gpu: bool
+) -> Iterator[tuple[list[str], str]]:
+    """Start the rollout engines, wait until they answer, and end them with the block.
+
+    On a GPU vLLM would take the format that the model is stored in, which need not be ``dtype``, the trainer's.
+    """
     import ray
 
     from components.models import rollout_engine
 
     namespace = f"ppo-{run.id}"
-    gpus = config.gpus[0] if on_gpu else 0.0
+    gpus, engine = config.gpus[0] if on_gpu else 0.0, config.engine_beside_training
+    if on_gpu and engine.dtype == "auto":
+        engine = engine.model_copy(update={"dtype": dtype})
     actors = {
-        f"engine-{number}": rollout_engine.start(
-            f"engine-{number}", namespace, str(model), config.engine_beside_training, gpus=gpus
-        )
+        f"engine-{number}": rollout_engine.start(f"engine-{number}", namespace, str(model), engine, gpus=gpus)
         for number in range(config.engine.engines)
     }
     try:

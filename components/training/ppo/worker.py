@@ -62,6 +62,10 @@ class _Worker:
         self.together = Workers(4 * config.rollout.deadline_s)
         self.rank, self.workers = dist.get_rank(), self.together.count
         self.template = ChatTemplate.from_folder(payload["model"])
+        device = "cpu" if payload["arguments"]["use_cpu"] else "cuda"
+        if device == "cuda" and config.rollout.share_gpus:  # leave what the engine needs if it has to start again
+            share = config.rollout.engine_beside_training.gpu_memory_share or 0.0
+            torch.cuda.set_per_process_memory_fraction(max(0.05, 0.95 - share))
         torch.manual_seed(payload["seed"])  # the same fresh adapters and heads on every worker
         self.roles = Roles(
             Path(payload["model"]),
@@ -69,7 +73,7 @@ class _Worker:
             [Path(folder) for folder in payload["rewards"]],
             critic=config.advantage.critic if config.advantage.name == "gae" else None,
             dtype=payload["dtype"],
-            device="cpu" if payload["arguments"]["use_cpu"] else "cuda",
+            device=device,
             base_digest=payload["base_digest"],
         )
         per_step = config.rollout.prompts // self.workers // config.update.minibatches

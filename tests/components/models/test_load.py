@@ -89,3 +89,22 @@ def test_a_cpu_serves_what_it_multiplies(
         assert load.load_model(tmp_path / stored, "served").dtype == expected
     assert load.engine_dtype("auto", on_gpu=False) == engine
     assert (load.engine_dtype("auto", on_gpu=True), load.engine_dtype("bfloat16", on_gpu=False)) == ("auto", "bfloat16")
+
+
+def test_a_process_computes_on_a_gpu_that_is_its_own(ray_cluster: None, monkeypatch) -> None:
+    """Ray lets a worker that asked for none see every GPU."""
+    import ray
+
+    def in_a_worker() -> tuple[bool, str]:
+        import torch
+
+        from components.models import load
+
+        torch.cuda.is_available = lambda: True
+        return load.has_gpu(), load.torch_device()
+
+    assert ray.get(ray.remote(in_a_worker).remote()) == (False, "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert (load.has_gpu(), load.torch_device(), load.torch_dtype()) == (True, "cuda", torch.bfloat16)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (load.has_gpu(), load.torch_device()) == (False, "cpu")

@@ -93,12 +93,17 @@ def test_an_hour_costs_the_nodes_in_use_those_that_are_always_there_and_the_head
 def test_needs_are_what_the_configuration_says() -> None:
     values = {"scale": {"workers": 8, "gpu": True, "placement": "SPREAD"}, "deepspeed": {"stage": 3}}
     scoring, training = needs_of(TrainDpo, values, has_gpus=True)
-    assert (scoring.role, scoring.count, scoring.each) == ("reference scoring", 1, {"CPU": 1.0})
+    assert (scoring.role, scoring.count, scoring.each) == ("reference scoring", 1, {"CPU": 1.0, "GPU": 1.0})
+    scoring, _ = needs_of(TrainDpo, {**values, "scoring": {"gpu": False}}, has_gpus=True)
+    assert scoring.each == {"CPU": 1.0}
     assert (training.count, training.placement, training.note) == (8, "SPREAD", "ZeRO-3 over 8")
     assert training.each == {"CPU": 1.0, "GPU": 1.0}
     values = {"scale": {"workers": 2, "gpu": True}, "rollout": {"engine": {"engines": 3}}}
     training, rollout = needs_of(TrainPpo, values, has_gpus=True)
     assert rollout.beside and not training.beside and (rollout.count, rollout.each["GPU"]) == (3, 1.0)
+    values["rollout"] |= {"engine": {"engines": 2}, "share_gpus": True}
+    (pairs,) = needs_of(TrainPpo, values, has_gpus=True)
+    assert (pairs.role, pairs.count, pairs.each) == ("training and rollout", 2, {"CPU": 1.0, "GPU": 1.0})
     serving = needs_of(Serve, {"engine": {"replicas": 2, "tensor_parallel": 4, "cpus": 2}}, has_gpus=True)
     assert [(need.count, need.each) for need in serving] == [(2, {"CPU": 8.0, "GPU": 4.0})]
     serving = needs_of(Serve, {"engine": {"replicas": 2, "gpu": False}}, has_gpus=True)

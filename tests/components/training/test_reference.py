@@ -68,3 +68,8 @@ def test_length_is_that_of_the_longer_side(tiny_model_dir):
     template = ChatTemplate.from_folder(tiny_model_dir)
     ids, length = pair_ids(template)(row(2))
     assert length == len(ids["prompt_ids"]) + max(len(ids["chosen_ids"]), len(ids["rejected_ids"]))
+
+
+def test_the_reference_is_scored_where_training_runs_unless_it_says_otherwise() -> None:
+    assert [ScoringConfig().beside(gpu).gpu for gpu in (True, False)] == [True, False]
+    assert ScoringConfig(gpu=False).beside(True).gpu is False

@@ -65,22 +65,26 @@ def test_a_critic_that_starts_as_a_reward_needs_one_on_the_trunk(tmp_path, monke
 def test_engines_and_workers_need_a_gpu_each():
     asked = config(rollout={"engine": {"engines": 2}})
     asked.scale = SimpleNamespace(gpu=True, workers=2)
-    job.check_gpus(asked, 4)
+    job.check_gpus(asked, [4])
     with pytest.raises(UserError, match="2 rollout engines and 2 workers need a GPU each, the cluster has 3"):
-        job.check_gpus(asked, 3)
+        job.check_gpus(asked, [2, 1])
     asked.scale.gpu = False
-    job.check_gpus(asked, 0)
+    job.check_gpus(asked, [0])
 
 
 def test_engines_on_the_workers_gpus_need_no_more_and_as_many():
     asked = config(rollout={"engine": {"engines": 2}, "share_gpus": True})
     asked.scale = SimpleNamespace(gpu=True, workers=2)
-    job.check_gpus(asked, 2)
+    job.check_gpus(asked, [2])
+    job.check_gpus(asked, [1, 0, 1])
+    job.check_gpus(asked, [8, 0])  # Ray puts a worker where an engine has left half
     with pytest.raises(UserError, match="2 pairs of worker and engine need a GPU each, the cluster has 1"):
-        job.check_gpus(asked, 1)
+        job.check_gpus(asked, [1])
+    with pytest.raises(UserError, match=r"as many workers as GPUs, .* set scale\.workers=4"):
+        job.check_gpus(asked, [2, 2])
     asked.scale.workers = 1
     with pytest.raises(UserError, match=r"set rollout\.engine\.engines=1"):
-        job.check_gpus(asked, 2)
+        job.check_gpus(asked, [2])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from components.data.split import split_of
 from components.data.task_files import read_tasks
 
 SOURCE = "traces"
+RATIONALIZED = "traces:rationalized"  # of solutions that were written with the answer in sight
 # What the strategies ask, word for word: a model that was trained on it knows it when it is served.
 REQUEST = "Think step by step. Then end with a line that says 'Answer:' and the answer."
 HINT = "(The answer is {answer}. Show the steps that lead to it, as if it was not known.)"
@@ -144,7 +145,8 @@ def make(
             told = _sorted(question, rationalized.get(question.prompt_id, ()), judge)[0]
             shown = told[: config.demonstrations]
             counts["rationalized"] += bool(shown)
-        demonstrations += [_demonstration(question, text) for text in shown]
+        source = SOURCE if right else RATIONALIZED
+        demonstrations += [_demonstration(question, text, source) for text in shown]
         for number, text in enumerate(wrong[: config.pairs] if right else ()):
             better = right[number % len(right)]
             record = {"kind": question.task.kind}
@@ -194,12 +196,12 @@ def _sorted(question: Asked, solutions: Sequence[Solution], judge: Judge) -> tup
     return list(right), [text for text in wrong if text not in right], sum(verdict is True for verdict in verdicts)
 
 
-def _demonstration(question: Asked, text: str) -> dict[str, Any]:
+def _demonstration(question: Asked, text: str, source: str) -> dict[str, Any]:
     return {
         "prompt_id": question.prompt_id,
         "prompt": question.prompt,
         "completion": [{"role": "assistant", "content": text}],
         "kind": question.task.kind,
         "split": question.split,
-        "source": SOURCE,
+        "source": source,
     }

@@ -20,7 +20,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "abs": abs,
     "min": min,
     "max": max,
-    "round": lambda value, places=0: Fraction(round(value, int(places))),
+    "round": lambda value, places=0: Fraction(round(value, _small(Fraction(places), 30))),
     "floor": lambda value: Fraction(math.floor(value)),
     "ceil": lambda value: Fraction(math.ceil(value)),
     "sqrt": lambda value: _root(value),
@@ -53,7 +53,10 @@ def shown(value: Fraction) -> str:
     """Return a value as people write it: whole, or with at most 10 decimals."""
     if value.denominator == 1:
         return str(value.numerator)
-    return f"{float(value):.10f}".rstrip("0").rstrip(".")
+    try:
+        return f"{float(value):.10f}".rstrip("0").rstrip(".")
+    except OverflowError as error:
+        raise ValueError("the result is too large to be written as a decimal") from error
 
 
 def _value(node: ast.expr) -> Fraction:
@@ -63,8 +66,11 @@ def _value(node: ast.expr) -> Fraction:
         return -_value(node.operand) if isinstance(node.op, ast.USub) else _value(node.operand)
     if isinstance(node, ast.BinOp):
         left, right = _value(node.left), _value(node.right)
-        result = _power(left, right) if isinstance(node.op, ast.Pow) else _BINARY[type(node.op)](left, right)
-        return _bounded(Fraction(result))
+        if isinstance(node.op, ast.Pow):
+            return _bounded(Fraction(_power(left, right)))
+        if type(node.op) not in _BINARY:
+            raise SyntaxError("an operation of bits")
+        return _bounded(Fraction(_BINARY[type(node.op)](left, right)))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         if node.func.id not in _FUNCTIONS:
             raise ValueError(f"there is no function '{node.func.id}': there are {', '.join(_FUNCTIONS)}")

@@ -57,9 +57,49 @@ async def conclude(
         yield Piece(answer, finish_reason="stop" if whole else "length")
         return
     request = followed(prompt, answer, FORMAT_REQUEST)
-    async with aclosing(tools.generate(request, max_tokens=tools.max_tokens, final=True)) as pieces:
+    written = tools.generate(request, max_tokens=tools.max_tokens, final=True)
+    async with aclosing(or_else(written, answer)) as pieces:
         async for piece in pieces:
             yield piece
+
+
+async def or_else(pieces: AsyncGenerator[Piece, None], fallback: str) -> AsyncGenerator[Piece, None]:
+    """Yield an answer as it is made, or ``fallback`` where the budget let none of it be written."""
+    said = False
+    async with aclosing(pieces) as stream:
+        async for piece in stream:
+            said = said or bool(piece.text.strip() and piece.channel == "content")
+            cut_off = piece.finish_reason == "length" and not said
+            yield replace(piece, text=piece.text + fallback, channel="content") if cut_off else piece
+
+
+def marked(text: str, marker: str, begin: int = 0) -> int:
+    """Return where ``marker`` (lower case) announces what follows; -1 where it does not.
+
+    It does with a capital, at the start of a line or sentence, and in "final answer:". In the middle of a sentence
+    ("the first answer: 24, but …") it is a word like others.
+    """
+    lower = text.lower()
+    at = lower.find(marker, begin)
+    while at >= 0:
+        before = lower[:at].rstrip(" \t*_#>")
+        word = before.split()[-1] if before.split() else ""
+        explicit = (
+            text[at].isupper()
+            or word == "final"
+            or marker.startswith("final")
+            or (word == "the" and _opens(before[: -len(word)]))
+        )
+        if explicit or _opens(before):
+            return at
+        at = lower.find(marker, at + 1)
+    return -1
+
+
+def _opens(before: str) -> bool:
+    """Whether what comes next begins a line or a sentence."""
+    before = before.rstrip(" \t*_#>")
+    return not before or before[-1] in "\n.!?:;"
 
 
 class Splitter:
@@ -83,7 +123,7 @@ class Splitter:
             before = self._before(piece.completion_tokens)
             content = self._content(replace(piece, completion_tokens=piece.completion_tokens - before))
             return [replace(counts, prompt_tokens=0, completion_tokens=before), content] if before else [content]
-        at = self.text.lower().find(self.marker)
+        at = marked(self.text, self.marker, self._shown)
         if at < 0:
             told = [replace(counts, text=self._until(self._safe()))]
         else:

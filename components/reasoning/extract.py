@@ -3,7 +3,7 @@
 import json
 import re
 
-from components.reasoning.quantities import read_quantity
+from components.reasoning.quantities import Quantity, read_quantity
 
 # A phrase that announces the answer; what stands behind the last one counts.
 _ANNOUNCED = re.compile(
@@ -18,6 +18,9 @@ _EMPHASIS = re.compile(r"[*_`]+")
 _NUMBER = re.compile(
     r"(?<![\w.])[-−–]?[$€£]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?|\.\d+)(?:\s?%)?(?!\w)"
 )
+_CITED = re.compile(r"(?<=[\w.,;)\"'`])\s+\[\d+(?:,\s*\d+)*\]")  # the mark of a passage
+_GOES_ON = {"is", "was", "has", "had", "will", "would", "because", "since"}
+_EXCLUDED = re.compile(r"\bnot\s+(?:option\s+|choice\s+)?(?:\([A-Z]\)|[A-Z]\b)")
 _MATHEMATICS_S = 30  # its first use reads its grammar
 _LATEX = re.compile(r"\\(?:d?frac|sqrt|text|left|right|pi|cdot|times|boxed|infty|[{}])")
 
@@ -31,7 +34,11 @@ def extract(text: str, choices: int = 0) -> str:
     Args:
         choices: how many lettered options the question has; the answer is then a letter, or empty.
     """
-    said = _announced(text)
+    return _extracted(_CITED.sub("", text), choices) or _extracted(text, choices)
+
+
+def _extracted(text: str, choices: int) -> str:
+    said = _announced(text, choices)
     if choices:
         return _letter(said if said is not None else text, choices, announced=said is not None)
     if said is not None:
@@ -54,11 +61,24 @@ def same(one: str, other: str, *, mathematics: bool = False) -> bool:
             a signal) and seconds at its first use: for evaluations, not for a server that answers.
     """
     first, second = read_quantity(one), read_quantity(other)
+    if (first is None) != (second is None):  # one of them may be a sentence around its number
+        first, second = first or _only_quantity(one), second or _only_quantity(other)
     if first is not None and second is not None:
         return first.same(second)
     if mathematics and (_LATEX.search(one) or _LATEX.search(other)):
         return _same_mathematics(one, other)
-    return key(one) == key(other) != ""
+    mine, theirs = key(one), key(other)
+    return mine == theirs != "" or _begins(mine, theirs) or _begins(theirs, mine)
+
+
+def known(answer: str, choices: int = 0) -> str:
+    """Return the answer in what a file gives as the right one: what it announces, else all of it as it stands.
+
+    Args:
+        choices: as for ``extract``; the letter of an option that is written with its text.
+    """
+    letter = extract(answer, choices) if choices else ""
+    return letter or _announced(answer) or answer.strip()
 
 
 def key(answer: str) -> str:
@@ -80,12 +100,28 @@ def options(question: str) -> int:
     return count if count >= 2 else 0
 
 
-def _announced(text: str) -> str | None:
+def _only_quantity(text: str) -> Quantity | None:
+    """The quantity in a sentence that has one number, with the unit behind it where that is one."""
+    found = list(_NUMBER.finditer(text))
+    if len(found) != 1:
+        return None
+    return read_quantity(text[found[0].start() :]) or read_quantity(found[0][0])
+
+
+def _begins(answer: str, sentence: str) -> bool:
+    """Whether a sentence says an answer of words and goes on about it: Ann, and Ann is the tallest."""
+    rest = sentence.removeprefix(answer + " ").split() if answer else []
+    return sentence.startswith(answer + " ") and bool(rest) and rest[0] in _GOES_ON and "not" not in rest
+
+
+def _announced(text: str, choices: int = 0) -> str | None:
     """What the last announcement names; none where there is no announcement, or nothing behind it."""
     found = _from_json(text)
     if found is not None:
         return found
     for announcement in reversed(list(_ANNOUNCED.finditer(text))):
+        if choices and announcement[0] == "A:":  # an option and its text
+            continue
         rest = text[announcement.end() :]
         if announcement[0].startswith("\\boxed"):
             named = _in_braces(rest)
@@ -103,6 +139,9 @@ def _named(line: str) -> str:
     boxed = re.match(r"\$?\\boxed\s*", line)
     if boxed:
         return _in_braces(line[boxed.end() :])
+    before, equals, behind = line.rpartition("=")
+    if equals and behind.strip() and not re.search(r"\b(?:or|and)\b|,\s", before):  # 15 - 7 = 8
+        line = behind.strip()
     sentence = re.split(r"(?<=[^\d\s])[.!?](?:\s|$)|(?<=\d)[.!?](?:\s|$)|\s[-–—]\s|;|,\s(?=[a-z])", line, maxsplit=1)[0]
     return _bare(sentence)
 
@@ -139,7 +178,7 @@ def _from_json(text: str) -> str | None:
 
 def _letter(said: str, choices: int, *, announced: bool) -> str:
     """The option that a text names: by a letter alone, as in (B) or B. or option B; empty for one that is not there."""
-    last = chr(ord("A") + choices - 1)
+    last, said = chr(ord("A") + choices - 1), _EXCLUDED.sub("", said)
     alone = _LETTER.fullmatch(said)
     if alone:
         letter = alone[1].upper()

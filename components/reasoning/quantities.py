@@ -16,8 +16,13 @@ _QUANTITY = re.compile(
     re.DOTALL,
 )
 _APPROXIMATELY = re.compile(r"^(?:about|approximately|around|roughly|exactly|only|=|≈|~)\s*", re.IGNORECASE)
-_CURRENCIES = {"$": "dollar", "\\$": "dollar", "€": "euro", "£": "pound"}
+_CURRENCIES = {"$": "dollar", "\\$": "dollar", "€": "euro", "£": "gbp"}
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_PARTS = {"half", "halves", "third", "thirds", "quarter", "quarters"}  # of what comes before: no unit
+_TRAILING = {"left", "remaining", "total", "altogether", "each", "more", "now", "in", "all"}
+_COMPOUND = re.compile(r"\b(?:square|cubic|per)\b|[²³/]")
+_COARSEST = Fraction(1, 200)  # by which a decimal may be off through rounding: it has two digits at least
 _LARGEST_POWER = 300
 
 _DIMENSIONS: dict[str, dict[str, int | str]] = {
@@ -43,6 +48,7 @@ _DIMENSIONS: dict[str, dict[str, int | str]] = {
     "volume": {"l litre liter": 1, "ml millilitre milliliter": "1/1000"},
     "money of dollars": {"dollar usd": 1, "cent": "1/100"},
     "money of euros": {"euro eur": 1},
+    "money of pounds": {"gbp": 1, "pence penny": "1/100"},
 }
 _UNITS = {  # unit → (dimension, how many of the dimension's first unit it is)
     spelling: (dimension, Fraction(size))
@@ -68,12 +74,16 @@ class Quantity:
         Decimals may be rounded: 0.33 is 1/3, but 0.33 is not 0.34.
         """
         mine, theirs = _UNITS.get(self.unit), _UNITS.get(other.unit)
+        if {self.unit, other.unit} == {"gbp", "pound"}:  # £5 and 5 pounds
+            return _close(self, other)
         if self.unit and other.unit and self.unit != other.unit:
             if mine is None or theirs is None or mine[0] != theirs[0]:
                 return False
             return _close(self._times(mine[1]), other._times(theirs[1]))
         if self.percent != other.percent:
             whole, share = (other, self) if self.percent else (self, other)
+            if whole.unit in _UNITS:
+                return False
             return _close(whole, share._times(Fraction(1, 100))) or _close(whole, share)
         return _close(self, other)
 
@@ -93,13 +103,15 @@ def read_quantity(text: str) -> Quantity | None:
     found = _QUANTITY.fullmatch(text)
     if found is None or re.search(r"\d", found["unit"]):
         return None
-    value = _value(found)
-    unit = _unit(found["unit"], found["currency"])
-    if value is None or unit is None:
+    value, (scale, behind) = _value(found), _scaled(found["unit"])
+    unit = _unit(behind, found["currency"])
+    if value is None or unit is None or unit in _PARTS:
         return None
+    value *= scale
     value = -value if (found["sign"] or found["sign_behind"] or "+") in "-−–" else value
     places = len((found["number"] or "").partition(".")[2])
-    rounding = Fraction(1, 2 * 10**places) if places and not (found["tens"] or found["exponent"]) else Fraction(0)
+    exact = not places or found["tens"] or found["exponent"] or scale > 1
+    rounding = Fraction(0) if exact else Fraction(1, 2 * 10**places)
     return Quantity(value, unit, found["percent"] is not None, rounding)
 
 
@@ -125,6 +137,14 @@ def _value(found: re.Match[str]) -> Fraction | None:
     return number("number") * Fraction(10) ** power if abs(power) <= _LARGEST_POWER else None
 
 
+def _scaled(behind: str) -> tuple[int, str]:
+    """By how much the words right behind a number multiply it, and what stands behind them: 2 hundred thousand men."""
+    scale, words = 1, behind.split()
+    while words and words[0].strip(".,!").lower().removesuffix("s") in _SCALES:
+        scale *= _SCALES[words.pop(0).strip(".,!").lower().removesuffix("s")]
+    return scale, " ".join(words) if scale > 1 else behind
+
+
 def _unit(text: str, currency: str | None) -> str | None:
     """The unit as a singular word in lower case; none where what follows the number is no unit but a sentence."""
     words = re.sub(r"\\(?:text|mathrm)\s*\{([^{}]*)\}", r"\1", text).strip(" .!,;").lower().split()
@@ -132,6 +152,10 @@ def _unit(text: str, currency: str | None) -> str | None:
         return None
     if currency:
         return _CURRENCIES[currency]
+    while words and words[-1] in _TRAILING:
+        words = words[:-1]
+    if len(words) > 1 and _COMPOUND.search(" ".join(words)):  # an area or a rate is no length
+        return " ".join(map(_singular, words))
     known = [word for word in map(_singular, words) if word in _UNITS]
     return known[0] if known else _singular(words[-1]) if words else ""
 
@@ -150,6 +174,8 @@ def _close(one: Quantity, other: Quantity) -> bool:
     if one.value == other.value:
         return True
     gap = abs(one.value - other.value)
+    if max(one.rounding, other.rounding) > _COARSEST:
+        return False
     if one.rounding and other.rounding:
         return one.rounding != other.rounding and gap <= max(one.rounding, other.rounding)
     return 0 < gap <= max(one.rounding, other.rounding) and _needs_rounding(one if other.rounding else other)

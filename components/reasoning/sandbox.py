@@ -74,10 +74,43 @@ async def run_program(source: str, limits: SandboxLimits | None = None) -> Outco
     if error:
         return Outcome("", error, output, seconds)
     try:
-        shown = "" if value is None else str(value)[: limits.output_chars]
+        shown = "" if value is None else _text(value, limits.output_chars)
     except (ValueError, RecursionError) as failure:  # an integer of too many digits, lists within lists
         return Outcome("", f"{type(failure).__name__}: the result cannot be written out", output, seconds)
     return Outcome(shown or output.strip(), "", output, seconds)
+
+
+def _text(value: Any, most: int) -> str:
+    """A value as Python writes it, up to ``most`` characters: a small program can make a value of any length."""
+    pieces: list[str] = []
+    room = most
+
+    def put(piece: str) -> None:
+        nonlocal room
+        pieces.append(piece)
+        room -= len(piece)
+
+    def write(part: Any) -> None:
+        if room <= 0:
+            return
+        if not isinstance(part, list | tuple | dict | set) or not part:
+            return put(repr(part))
+        marks = {list: "[]", tuple: "()"}.get(type(part), "{}")
+        put(marks[0])
+        for place, item in enumerate(part):
+            if room <= 0:
+                return
+            put(", " if place else "")
+            write(item)
+            if isinstance(part, dict):
+                put(": ")
+                write(part[item])
+        put(",)" if isinstance(part, tuple) and len(part) == 1 else marks[1])
+
+    if isinstance(value, str):
+        return value[:most]
+    write(value)
+    return "".join(pieces)[:most]
 
 
 def _limits(limits: SandboxLimits) -> Any:

@@ -1,6 +1,7 @@
 """Looks tools up by their file's name, and calls them within the budget."""
 
 import importlib
+import logging
 import pkgutil
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -8,6 +9,7 @@ from components.config import UserError
 from components.reasoning.events import Tools
 
 Tool = Callable[[str, Tools], Awaitable[str]]
+logger = logging.getLogger(__name__)
 
 
 def tool_names() -> list[str]:
@@ -36,5 +38,8 @@ async def use(name: str, argument: str, tools: Tools) -> str:
         return "Error: no more tool calls are allowed"
     try:
         return await tool(name)[0](argument, tools)
-    except ValueError as error:
+    except Exception as error:  # whatever it is, the model can go on without
+        logger.log(
+            logging.DEBUG if isinstance(error, ValueError) else logging.WARNING, "tool %s failed: %s", name, error
+        )
         return f"Error: {error}"

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from components.reasoning.conversation import ANSWER_MARK, extended
+from components.reasoning.conversation import ANSWER_MARK, extended, marked
 from components.reasoning.events import Message, Piece, Tools
 from components.reasoning.metered import draw
 from components.reasoning.votes import weight_of
@@ -31,7 +31,7 @@ class State:
     def answer(self) -> str | None:
         """The answer that the last step names; none where it names none yet."""
         last = self.thoughts[-1] if self.thoughts else ""
-        at = last.lower().find(ANSWER_MARK.lower())
+        at = marked(last, ANSWER_MARK.lower())
         named = last[at + len(ANSWER_MARK) :].strip() if at >= 0 else ""
         return named or None
 

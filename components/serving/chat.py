@@ -65,10 +65,14 @@ class ChatService:
         """Return the run of one request; nothing happens until it is asked for its response or its stream.
 
         Raises:
-            ApiError: there is an index to ask, but no question in the messages.
+            ApiError: there is an index to ask, but no question in the messages; or a tool is to be forced on react.
         """
         if setup.settings.search and not last_question(request.messages):
             raise ApiError(400, "This model searches for the last user message, and there is none.", param="messages")
+        choice = (request.model_extra or {}).get("tool_choice")
+        if setup.settings.strategy == "react" and choice not in (None, "auto", "none"):
+            message = "This model decides itself whether it calls a tool: tool_choice may be 'auto' or 'none'."
+            raise ApiError(400, message, param="tool_choice")
         trace = None
         if self._tracing is not None and self._tracing.takes(request_id):
             trace = opened(setup.settings.name, request.messages)
@@ -86,7 +90,7 @@ class ChatService:
             setup.settings.temperature,
             setup.adapter,
             self._retry_after_s,
-            timed=(run.counted or run.budget.limits.seconds is not None) and not run.comes_whole(),
+            timed=run.by_pieces() and not run.comes_whole(),
             left_out=run.left_out(),
         )
         limit, left = request.token_limit() or setup.settings.max_tokens, run.budget.unwritten()
@@ -102,7 +106,7 @@ class ChatService:
                 run.budget,
                 self._score,
                 self._similar,
-                tuple(request.tools or ()),
+                request.functions(),
                 formatted=run.formatted() and as_json_of is None,
                 show=run.show,
                 unknown=ABSTENTION,

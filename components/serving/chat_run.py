@@ -59,6 +59,12 @@ class ChatRun:
         asked = self.request.response_format or {}
         return asked.get("type", "text") != "text" or bool((self.request.model_extra or {}).get("structured_outputs"))
 
+    def by_pieces(self) -> bool:
+        """Return whether tokens have to be counted as they come: those of a sample that is given up, too."""
+        limits = self.budget.limits
+        several = self.setup.settings.strategy != "direct" or limits.tokens is not None
+        return self.counted or several or limits.seconds is not None
+
     def comes_whole(self) -> bool:
         """Return whether the answer has parts that only a whole response of the engine has in one place."""
         asked = self.request.model_extra or {}

@@ -22,7 +22,7 @@ from components.data.statistics import interval
 from components.data.task_files import read_tasks
 from components.progress import progress
 from components.reasoning.budget import Limits
-from components.reasoning.extract import extract, options, same
+from components.reasoning.extract import extract, known, options, same
 from components.reasoning.measured import ALL, VERSION, kind_of, read_table
 from components.serving.settings import EngineOptions, ServedName
 
@@ -113,7 +113,9 @@ def questions(config: ReasoningTask, seed: int) -> list[Task]:
         tasks = make_tasks(config.generated, seed)
     else:
         rows = read_tasks(config.file)
-        tasks = [Task(row["question"], row["reasoning"], extract(row["answer"]) or row["answer"], "") for row in rows]
+        tasks = [
+            Task(row["question"], row["reasoning"], known(row["answer"], options(row["question"])), "") for row in rows
+        ]
     if not tasks:
         raise UserError("there are no questions: give reasoning.file, or let some be generated (reasoning.generated)")
     if config.limit is not None and config.limit < len(tasks):

@@ -67,6 +67,21 @@ class ChatRequest(Sampling):
                 raise ValueError(f"the content of message {index} is neither a string nor a list of parts")
         return messages
 
+    @field_validator("tools")
+    @classmethod
+    def _tools_are_functions(cls, tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        for index, tool in enumerate(tools or ()):
+            function = tool.get("function")
+            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+                raise ValueError(f"tool {index} has no function with a name")
+            if not isinstance(function.get("parameters"), (dict, type(None))):
+                raise ValueError(f"the parameters of tool {index} are no JSON schema")
+        return tools
+
+    def functions(self) -> tuple[dict[str, Any], ...]:
+        """Return the tools that may be called for this answer."""
+        return () if (self.model_extra or {}).get("tool_choice") == "none" else tuple(self.tools or ())
+
     def token_limit(self) -> int | None:
         """Return the client's limit under its new or its old name."""
         return self.max_completion_tokens or self.max_tokens

@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from components.reasoning.events import Found, Piece
-from components.reasoning.quantities import read_quantity
+from components.reasoning.extract import extract
+from components.reasoning.quantities import Quantity, read_quantity
 from components.serving.errors import ApiError
 
 Kind = Literal["string", "number", "integer"]
 _FIELDS = {"reasoning", "answer"}
+_PLAIN = {"type", "title", "description"}
 
 
 def composed(response_format: Mapping[str, Any] | None) -> Kind | None:
@@ -25,8 +27,10 @@ def composed(response_format: Mapping[str, Any] | None) -> Kind | None:
     properties = schema.get("properties") or {}
     if set(properties) != _FIELDS or properties["reasoning"].get("type") != "string":
         return None
+    if any(set(own) - _PLAIN for own in properties.values()):  # a pattern, a minimum, choices
+        return None
     kind = properties["answer"].get("type")
-    return kind if kind in ("string", "number", "integer") and "enum" not in properties["answer"] else None
+    return kind if kind in ("string", "number", "integer") else None
 
 
 async def as_json(
@@ -42,9 +46,10 @@ async def as_json(
     Raises:
         ApiError: the schema wants a number, and the answer is none.
     """
-    opened, answering, answer = False, False, ""
+    opened, answering, answer, reason = False, False, "", None
     async with aclosing(events) as source:
         async for event in source:
+            reason = (event.finish_reason if isinstance(event, Piece) else None) or reason
             if isinstance(event, Found) or not event.text:
                 yield event
                 continue
@@ -59,6 +64,10 @@ async def as_json(
             text = start + (_escaped(event.text) if kind == "string" else "")
             opened = answering = True
             yield replace(event, text=text)
+    if reason == "tool_calls" and not opened:  # the client's tools go first: there is no answer yet
+        return
+    if kind != "string" and reason in ("tool_calls", "length") and _quantity(answer) is None:
+        return  # what is cut off is no number yet
     start = "" if answering else _opening(opened) + '", "answer": ' + ('"' if kind == "string" else "")
     yield Piece(start + ('"}' if kind == "string" else _number(answer, kind) + "}"))
 
@@ -71,8 +80,12 @@ def _escaped(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
+def _quantity(answer: str) -> Quantity | None:
+    return read_quantity(answer) or read_quantity(extract(answer))
+
+
 def _number(answer: str, kind: Kind) -> str:
-    quantity = read_quantity(answer)
+    quantity = _quantity(answer)
     if quantity is None or (kind == "integer" and quantity.value.denominator != 1):
         said = "whole number" if kind == "integer" else "number"
         message = f"The schema asks for a {said}, and the answer is {answer.strip()[:80]!r}."

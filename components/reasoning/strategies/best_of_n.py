@@ -62,6 +62,7 @@ async def best_of_n(
         if splitter.found:
             answer = "".join(piece.text for piece in told if piece.channel == "content").strip()
     yield Piece(f"scores of {len(ranked)} answers: {listed}", "reasoning")
-    async with aclosing(conclude(prompt, answer, tools)) as pieces:
+    whole = not ranked or ranked[0][0].finished
+    async with aclosing(conclude(prompt, answer, tools, whole=whole)) as pieces:
         async for piece in pieces:
             yield piece

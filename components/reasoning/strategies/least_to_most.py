@@ -4,8 +4,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from components.reasoning.conversation import extended, grounded, last_user, lines_of
+from components.reasoning.conversation import extended, grounded, last_user, lines_of, or_else
 from components.reasoning.events import Found, Message, Piece, Tools, text_of
+from components.reasoning.extract import extract
 from components.reasoning.metered import whole
 
 REQUEST = (
@@ -45,9 +46,9 @@ async def least_to_most(
         yield part.thought(f"{question}\n{part.text.strip()}\n\n")
         if part.text.strip():
             solved += [_turn(original, question), {"role": "assistant", "content": part.text.strip()}]
-    async with aclosing(
-        tools.generate([*prompt[:at], *solved, *prompt[at:]], max_tokens=tools.max_tokens, final=True)
-    ) as answer:
+    said = extract(text_of(solved[-1])) if solved else ""
+    answering = tools.generate([*prompt[:at], *solved, *prompt[at:]], max_tokens=tools.max_tokens, final=True)
+    async with aclosing(or_else(answering, said)) as answer:
         async for piece in answer:
             yield piece if piece.channel == "content" else replace(piece, finish_reason=None)
 

@@ -8,8 +8,9 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from components.reasoning.conversation import Splitter, conclude, extended, followed, last_user
+from components.reasoning.conversation import Splitter, conclude, extended, followed, last_user, or_else
 from components.reasoning.events import Found, Message, Piece, Tools, text_of
+from components.reasoning.extract import extract
 from components.reasoning.searches import Passages
 from components.reasoning.tool_menu import descriptions, tool, use
 
@@ -37,7 +38,7 @@ async def react(
     """
     named = with_tools if with_tools is not None else ["calculator", "code", *(["search"] if tools.retrieve else [])]
     functions = {function["function"]["name"]: function["function"] for function in tools.functions}
-    asked, seen = _asked(messages, named, functions), Passages(tools)
+    asked, seen, thought = _asked(messages, named, functions), Passages(tools), ""
     for _ in range(steps):
         splitter, told_all = Splitter(FINAL), list[Piece]()
         async with aclosing(tools.generate(asked, max_tokens=tools.max_tokens, stop=(OBSERVATION,))) as pieces:
@@ -56,6 +57,7 @@ async def react(
                     async for piece in ending:
                         yield piece
             return
+        thought = splitter.text
         if tools.budget.stopped_by:
             break
         called = _action(splitter.text)
@@ -78,7 +80,8 @@ async def react(
         if tools.budget.stopped_by:
             break
     answering = extended(asked, "Answer now with what is known: write the answer, and nothing else.")
-    async with aclosing(tools.generate(answering, max_tokens=tools.max_tokens, final=True)) as pieces:
+    ending = or_else(tools.generate(answering, max_tokens=tools.max_tokens, final=True), extract(thought))
+    async with aclosing(ending) as pieces:
         async for piece in pieces:
             yield piece
 
@@ -87,7 +90,7 @@ def _asked(messages: Sequence[Message], named: Sequence[str], functions: Mapping
     """Return the conversation with the instructions at its last question, tool calls and results as turns behind it."""
     lines = [descriptions(named)] if named else []
     for name, function in functions.items():
-        parameters = json.dumps(function.get("parameters", {}).get("properties", {}))
+        parameters = json.dumps((function.get("parameters") or {}).get("properties", {}))
         lines.append(f"- {name}[JSON arguments]: {function.get('description', '')} Arguments: {parameters}")
     listed = "\n".join(lines)
     request = (

@@ -25,7 +25,7 @@ async def self_consistency(
     temperature: float = 0.7,
     at_once: int | None = None,
     confidence: float | None = None,
-    weights: Literal["equal", "scores"] = "equal",
+    weights: Literal["equal", "scores"] | None = None,
     request: str = STEPS_REQUEST,
     show: Literal["answer", "sample"] = "answer",
 ) -> AsyncGenerator[Piece | Found, None]:
@@ -33,8 +33,9 @@ async def self_consistency(
 
     The samples run at the same time (``at_once`` of them) and share their prompt in the engine's cache. Those that
     still run are cancelled once the vote is decided: for certain, or with ``confidence`` with that probability. A
-    chain that was cut off votes only where none was finished. With ``weights`` scores, a vote weighs the logistic
-    function of its chain's score. ``show`` sample answers with the whole first chain of the winner.
+    chain that was cut off votes only where none was finished. With ``weights`` scores (what none is where there is a
+    scorer), a vote weighs the logistic function of its chain's score. ``show`` sample answers with the whole first
+    chain of the winner.
 
     Source: Wang et al. 2022, "Self-Consistency Improves Chain of Thought Reasoning in Language Models".
 
@@ -64,18 +65,20 @@ async def self_consistency(
             tally.add(extract(sample.text, choices), sample.index)
     if not tally.ballots:  # nothing can be counted: what was said is what there is
         said = max((sample.text.strip() for sample in drawn.values()), key=len, default="")
-        async with aclosing(conclude(prompt, said, tools)) as pieces:
+        finished = any(sample.finished for sample in drawn.values())
+        async with aclosing(conclude(prompt, said, tools, whole=finished)) as pieces:
             async for piece in pieces:
                 yield piece
         return
     winner = tally.ranking()[0]
     votes = sum(len(ballot.voters) for ballot in tally.ballots)
     yield Piece(f"{len(winner.voters)} of {votes} votes: {winner.answer}", "reasoning")
-    answer = winner.answer if show == "answer" else drawn[winner.voters[0]].text.strip()
-    async with aclosing(conclude(prompt, answer, tools)) as pieces:
+    shown = drawn[winner.voters[0]]
+    answer = winner.answer if show == "answer" else shown.text.strip()
+    async with aclosing(conclude(prompt, answer, tools, whole=show == "answer" or shown.finished)) as pieces:
         async for piece in pieces:
             yield piece
 
 
-def _weighs(weights: str, tools: Tools) -> bool:
-    return weights == "scores" and tools.score is not None
+def _weighs(weights: str | None, tools: Tools) -> bool:
+    return weights != "equal" and tools.score is not None

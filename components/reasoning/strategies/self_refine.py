@@ -37,7 +37,7 @@ async def self_refine(
         yield each
     drafted = await whole(tools.generate(prompt, max_tokens=tools.max_tokens))
     yield drafted.thought(drafted.text.strip() + "\n\n")
-    draft = drafted.text.strip()
+    draft, complete = drafted.text.strip(), drafted.finished
     for number in range(1, rounds + 1):
         if not draft or tools.budget.spent():
             break
@@ -59,8 +59,8 @@ async def self_refine(
         yield rewritten.thought(rewritten.text.strip() + "\n\n")
         if not rewritten.text.strip() or rewritten.text.split() == draft.split():
             break
-        draft = rewritten.text.strip()
-    async with aclosing(conclude(prompt, draft, tools)) as pieces:
+        draft, complete = rewritten.text.strip(), rewritten.finished
+    async with aclosing(conclude(prompt, draft, tools, whole=complete)) as pieces:
         async for piece in pieces:
             yield piece
 

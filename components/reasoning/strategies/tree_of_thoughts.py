@@ -5,8 +5,9 @@ from contextlib import aclosing
 from typing import Any, Literal
 
 from components.config import UserError
-from components.reasoning.conversation import conclude, extended, grounded, last_user
+from components.reasoning.conversation import conclude, extended, grounded, last_user, or_else
 from components.reasoning.events import Found, Message, Piece, Tools
+from components.reasoning.extract import extract
 from components.reasoning.tree import Grower, State
 
 
@@ -59,7 +60,8 @@ async def tree_of_thoughts(
     if best.answer:
         ending = conclude(prompt, best.answer, tools)
     else:
-        ending = tools.generate(_with_steps(prompt, best), max_tokens=tools.max_tokens, final=True)
+        asked = tools.generate(_with_steps(prompt, best), max_tokens=tools.max_tokens, final=True)
+        ending = or_else(asked, extract("\n".join(best.thoughts)))
     async with aclosing(ending) as pieces:
         async for piece in pieces:
             yield piece

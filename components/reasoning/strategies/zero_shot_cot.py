@@ -5,8 +5,9 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from components.reasoning.budget import reasoning_share, what_is_left
-from components.reasoning.conversation import extended, grounded, last_user
+from components.reasoning.conversation import extended, grounded, last_user, or_else
 from components.reasoning.events import Found, Message, Piece, Tools
+from components.reasoning.extract import extract
 
 TRIGGER = "Let's think step by step."
 
@@ -36,7 +37,8 @@ async def zero_shot_cot(
             yield replace(piece, channel="reasoning", finish_reason=None, extra={})
     limit = what_is_left(allowed, used)
     answer_to = _with_thoughts(prompt, trigger, thought)
-    async with aclosing(tools.generate(answer_to, max_tokens=limit, final=True)) as answer:
+    ending = or_else(tools.generate(answer_to, max_tokens=limit, final=True), extract(thought))
+    async with aclosing(ending) as answer:
         async for piece in answer:
             yield piece
 

@@ -197,11 +197,17 @@ def test_the_calculator_is_exact(expression, value):
     assert shown(calculate(expression)) == value
 
 
+def test_a_value_too_large_for_a_decimal_is_refused():
+    with pytest.raises(ValueError, match="too large"):
+        shown(calculate("10**1000/3"))
+
+
 @pytest.mark.parametrize(
     "expression",
     [
         *("1/0", "", "x + 1", "__import__('os')", "9**9**9", "10**1001", "factorial(1e9)", "(1).real", "[1][0]"),
         *("1 if 1 else 2", "sqrt(-1)", "9" * 301, "(" * 200 + ")" * 200, "abs()", "min(1, key=2)", "1e999999"),
+        *("5 | 3", "1 << 3", "round(1/3, 1000000000)", "round(1, -1)"),
     ],
 )
 def test_what_is_no_arithmetic_is_refused(expression):

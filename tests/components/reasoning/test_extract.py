@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.reasoning.extract import extract, key, options, same
+from components.reasoning.extract import extract, key, known, options, same
 from components.reasoning.quantities import read_quantity
 
 DATA = Path(os.environ.get("RAYLIGN_DATA", "../shared/data"))
@@ -40,6 +40,13 @@ DATA = Path(os.environ.get("RAYLIGN_DATA", "../shared/data"))
         ("", ""),
         ("  \n ", ""),
         ("The answer is 3.5 m. It was easy.", "3.5 m"),
+        ("Answer: 15 - 7 = 8", "8"),
+        ("Answer: 12 * 3 = 36", "36"),
+        ("Answer: x = 5", "5"),
+        ("Answer: x = 3 or x = 4", "x = 3 or x = 4"),
+        ("The function is `abs` [1].", "The function is abs"),
+        ("It returns 5 [1, 2].", "5"),
+        ("Answer: [3]", "[3]"),
     ],
 )
 def test_the_final_answer_in_a_text(text, answer):
@@ -58,12 +65,29 @@ def test_the_final_answer_in_a_text(text, answer):
         ("The answer is B because A is wrong", "B"),
         ("B) Paris", "B"),
         ("Answer: E", ""),  # there are four
+        ("The answer is not (A) but (B).", "B"),
+        ("A: 3\nB: 4\nSo it is (B).", "B"),  # an option that is repeated, and no announcement
         ("a dog and a cat", ""),
         ("", ""),
     ],
 )
 def test_the_letter_of_a_choice_of_four(text, letter):
     assert extract(text, 4) == letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "meant"),
+    [
+        ("5 km", 0, "5 km"),
+        (r"\frac{1}{2}", 0, r"\frac{1}{2}"),
+        ("2024-05-17", 0, "2024-05-17"),
+        ("#### 72", 0, "72"),
+        ("B) Paris", 4, "B"),
+        ("Paris", 4, "Paris"),
+    ],
+)
+def test_what_a_file_gives_as_right_is_taken_as_it_stands(answer, choices, meant):
+    assert known(answer, choices) == meant
 
 
 def test_options_are_counted():
@@ -93,6 +117,15 @@ SAME = [
     ("The Eiffel Tower.", "eiffel tower"),
     ("(B)", "b"),
     ("Yes", "yes."),
+    ("Ann has 5 apples", "5"),
+    ("He ran 5 km that day", "5 km"),
+    ("Ann is the tallest", "Ann"),
+    ("5 apples left", "5 apples"),
+    ("3 dozen", "36"),
+    ("one hundred", "100"),
+    ("2.5 million", "2,500,000"),
+    ("£5", "5 pounds"),
+    ("12.46", "12.457"),
 ]
 DIFFERENT = [
     ("5 km", "5 miles"),
@@ -110,6 +143,16 @@ DIFFERENT = [
     ("1/0", "0"),
     ("3 or 4", "3"),
     ("1 km", "1 m"),
+    ("0.25", "0.3"),
+    ("0.25", "0.2"),
+    ("12.46", "12.5"),
+    ("one hundred", "1"),
+    ("one half", "1"),
+    ("3 square feet", "1 square yard"),
+    ("$5", "5%"),
+    ("He ran 5 miles", "5 km"),
+    ("Ann is not the tallest", "Ann"),
+    ("Annabel", "Ann"),
 ]
 
 

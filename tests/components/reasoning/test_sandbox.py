@@ -180,6 +180,17 @@ def test_a_result_that_cannot_be_written_out_is_an_error():
     assert "cannot be written out" in run("10 ** 5000").error or "digits" in run("10 ** 5000").error
 
 
+def test_a_small_program_whose_value_is_endless_is_written_out_as_far_as_there_is_room():
+    from components.reasoning.sandbox import _text
+
+    value = [0]
+    for _ in range(200):
+        value = [value, value]
+    assert len(_text(value, 4000)) == 4000
+    for plain in ([1, "a", (2,), {"b": {3}}], (), [], {}, {1: [2.5]}, "text", None, True):
+        assert _text(plain, 4000) == str(plain)
+
+
 def test_cancelling_kills_the_process():
     def children() -> set[str]:
         task = Path(f"/proc/{os.getpid()}/task")

@@ -9,6 +9,7 @@ from components.reasoning.strategies.few_shot_cot import few_shot_cot
 from components.reasoning.strategies.least_to_most import least_to_most
 from components.reasoning.strategies.self_refine import self_refine
 from components.reasoning.strategies.tree_of_thoughts import tree_of_thoughts
+from components.reasoning.strategies.zero_shot_cot import zero_shot_cot
 from components.reasoning.tree import JUDGE
 from tests.components.reasoning.fakes import QUESTION, Script, reasons, run, text, tools
 
@@ -223,3 +224,33 @@ def test_a_tree_stops_growing_with_the_budget():
     given = tools(game.script, limits={"samples": 2})
     run(tree_of_thoughts(QUESTION, given, depth=3, breadth=2))
     assert given.budget.stopped_by == "samples" and set(game.expanded) == {()}
+
+
+def test_what_was_found_is_the_answer_where_the_budget_leaves_no_other():
+    """The thoughts take all tokens: what they come to stands in the place of an answer that cannot begin."""
+    tree = Script(lambda messages, _: "so 2 + 3 is 5" if "Steps so far" not in messages[-1]["content"] else "sure")
+    events = run(tree_of_thoughts(QUESTION, tools(tree, limits={"tokens": 6}), depth=3, breadth=1))
+    assert text(events) == "5" and reasons(events) == ["length"]
+    thinking = Script("5, of course", "5")
+    events = run(zero_shot_cot(QUESTION, tools(thinking, limits={"tokens": 1})))
+    assert text(events) == "5" and reasons(events) == ["length"] and len(thinking.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("The first answer: 24, then 72.\nAnswer: 72", "72"),
+        ("It is so. Final answer: 72", "72"),
+        ("so Answer: 72", "72"),
+        ("**Answer:** 72", "** 72"),
+        ("The answer: 72", "72"),
+        ("To find the answer: add them.", ""),
+    ],
+)
+def test_an_answer_is_announced_at_the_start_of_a_line_or_sentence(said, answer):
+    for size in (1, 4, 100):  # however it comes
+        splitter = Splitter("Answer:")
+        told = [each for at in range(0, len(said), size) for each in splitter.feed(Piece(said[at : at + size]))]
+        told += splitter.rest()
+        assert "".join(each.text for each in told if each.channel == "content") == answer
+        assert splitter.found == bool(answer)

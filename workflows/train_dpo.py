@@ -35,6 +35,7 @@ def main(config: TrainDpo, run: "Run") -> "Result":
     from components.orchestration.cluster import ray_session
     from components.tracking.run import Result
     from components.training import job, preference, preference_measure, preference_rows, reference
+    from components.training.rows import steps_of
     from components.training.settings import Recipe, weight_dtype
 
     model, recipe, loss = sources.resolve(config.model, run.cache), Recipe.of(config), config.loss
@@ -42,13 +43,11 @@ def main(config: TrainDpo, run: "Run") -> "Result":
     run.log_dataset("preferences", table, "train")
     limits: dict[str, Any] = {"max_tokens": config.max_tokens, "seed": config.seed}
     data = preference_rows.read(table, template, loss, size=config.eval_rows, where=config.where, **limits)
+    config.reference.check_steps(steps_of(len(data.training.rows), recipe.optim.epochs, recipe.optim.batch_size))
     digest, dtype = sources.digest(model, run.cache), weight_dtype(config.optim.dtype, config.scale.gpu)
     which = reference.Reference(model, digest, template.digest, dtype, config.adapter.quantizes)
-    kept = (
-        None
-        if config.reference.moves
-        else reference.Cache(f"{config.storage}/lancedb", which, config.scoring.beside(config.scale.gpu))
-    )
+    scoring = config.scoring.beside(config.scale.gpu)
+    kept = None if config.reference.moves else reference.Cache(f"{config.storage}/lancedb", which, scoring)
     facts: dict[str, Any] = {"base_digest": digest, "template_digest": template.digest, "table": table}
     payload = {"loss": loss.model_dump(), "reference": config.reference.model_dump()}
     with ray_session(config.ray, config.storage):

@@ -1,6 +1,6 @@
 """Fine-tune a chat model on demonstrations: only their completions carry loss."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from components.config import Field, ModelRef, TableRef
 from components.training.settings import TrainingConfig
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 class TrainSft(TrainingConfig):
     """What train_sft reads from its YAML."""
 
+    drops_out: ClassVar[bool] = True
     model: ModelRef = Field(description="the chat model to start from")
     demonstrations: TableRef = Field(description="table of prompts and completions; only split 'train' is trained on")
 

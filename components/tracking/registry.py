@@ -14,7 +14,8 @@ from components.tracking.run import Run, client_of, tracking_uri
 def register_model(run: Run, name: str, folder: Path, alias: str, tags: Mapping[str, str]) -> str:
     """Register ``folder`` as a new version of the model ``name``, move ``alias`` to it, return the version.
 
-    A folder that is registered already keeps its version: registering is idempotent.
+    A folder that is registered already keeps its version as long as its content, the tag ``digest``, is the same:
+    registering is idempotent, and a version is never of other bytes than those that it was made for.
     """
     from mlflow.exceptions import MlflowException
 
@@ -24,7 +25,7 @@ def register_model(run: Run, name: str, folder: Path, alias: str, tags: Mapping[
     source = place.address(run.storage, folder.resolve()) if place.is_remote(run.storage) else ""
     source = source if place.is_remote(source) else folder.resolve().as_uri()
     for known in client.search_model_versions(f"name = '{name}'"):
-        if known.source == source:
+        if known.source == source and known.tags.get("digest") == tags.get("digest"):
             version = str(known.version)
             break
     else:

@@ -109,7 +109,10 @@ def share_cores(nodes: Sequence[Mapping[str, float]], scale: ScaleConfig) -> int
         by_cpu = [int(node.get("CPU", 0)) // cores for node in fit]
         return sum(min(n, int(node["GPU"])) if scale.gpu else n for n, node in zip(by_cpu, fit, strict=True))
 
-    share = range(max(1, total // scale.workers), 0, -1)
+    most = max(1, total // scale.workers)
+    if scale.gpu and fit:  # what is left belongs to the node's other GPUs
+        most = max(1, min(most, *(int(node.get("CPU", 0)) // int(node["GPU"]) for node in fit)))
+    share = range(most, 0, -1)
     wanted = [scale.cpus_per_worker] if scale.cpus_per_worker else list(share)
     for cores in wanted:
         if places(cores) >= enough:

@@ -69,6 +69,18 @@ class ReferenceConfig(Config):
         """The policy's share in an update."""
         return 1.0 if self.update == "hard" else self.mix or _MIX
 
+    def check_steps(self, steps: int) -> None:
+        """Refuse a reference that would not move in so many optimizer steps.
+
+        Raises:
+            UserError: naming the key to change.
+        """
+        if self.moves and self.every > steps:
+            raise UserError(
+                f"reference.every={self.every}, and the training has {steps} steps: the reference would never move; "
+                "set fewer, or reference.update=none"
+            )
+
     def check(self, loss: "LossConfig", adapter: AdapterConfig, *, zero_stage: int) -> None:
         """Refuse what cannot have a moving reference, before anything starts.
 

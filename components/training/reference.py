@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.config import Config, Field
+from components.config import Config, Field, UserError
 from components.data import store
 from components.data.chat import ChatTemplate
 from components.progress import progress
@@ -84,10 +84,17 @@ def reference_logprobs(
 
     Rows are ``pair_ids``'. What the table in ``uri`` lacks is computed and kept there batch by batch, so that
     a run that is killed goes on where it was. Needs a Ray session if anything is missing.
+
+    Raises:
+        UserError: two pairs share an id, and their log-probabilities could be taken for one another's.
     """
     from components.data.records import REFERENCE_LOGPROB
 
-    keys = {row["pair_id"]: reference.key(row) for row in rows}
+    keys: dict[str, str] = {}
+    for row in rows:
+        key = reference.key(row)
+        if keys.setdefault(row["pair_id"], key) != key:
+            raise UserError(f"two different pairs have the pair_id {row['pair_id']!r}: give each pair an id of its own")
     known = _known(uri, keys, reference)
     missing = [row for row in rows if row["pair_id"] not in known]
     for done, batch in _score(missing, reference, config):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from components.config import Config, Field, UserError, WorkflowConfig
 from components.models.adapters import AdapterConfig, check_training
@@ -70,6 +70,7 @@ class SaveConfig(Config):
 class TrainingConfig(WorkflowConfig):
     """What every training workflow's configuration has."""
 
+    drops_out: ClassVar[bool] = False  # whether the loss can be taken with dropout
     max_tokens: int = Field(1024, ge=8, description="rows with more tokens (a pair: on a side) are dropped and counted")
     eval_rows: int = Field(32, ge=0, description="rows of split 'test' that are measured at the end")
     adapter: AdapterConfig = Field(AdapterConfig(), description="what is trained")
@@ -109,8 +110,14 @@ class Recipe:
         """Return the recipe in a training workflow's configuration.
 
         Raises:
-            UserError: as the class; or the adapter does not go with the loss or its reference.
+            UserError: as the class; or the adapter does not go with the loss or its reference; or there would be no
+                dropout where it is asked for.
         """
+        if config.adapter.dropout and not config.drops_out:
+            raise UserError(
+                "adapter.dropout acts in train_sft only: preference and reward losses compare log-probabilities and "
+                "rewards, which dropout would blur, and TRL turns it off there: set it to 0"
+            )
         scores = "scoring" in type(config).model_fields  # a reference, for a loss that compares with it
         has_reference = scores and getattr(getattr(config, "loss", None), "has_reference", True)
         check_training(

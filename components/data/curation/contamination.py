@@ -9,7 +9,7 @@ from components.config import UserError
 from components.data import store
 from components.data.curation.row_filters import Verdicts
 from components.data.curation.settings import DecontaminationConfig
-from components.data.curation.texts import Row, ngrams, said, word_overlap, words
+from components.data.curation.texts import Row, ngrams, normal, said, word_overlap, words
 from components.data.curation.vectors import Vectors, nearest
 
 _ANSWERS = ("chosen", "rejected", "completion")  # columns of messages that hold answers
@@ -94,6 +94,11 @@ def trained_texts(row: Row, config: DecontaminationConfig) -> list[tuple[str, bo
     return [(said(row["prompt"]), True), *((text, False) for text in answers if len(words(text)) >= config.ngram)]
 
 
+def _question(text: str) -> str:
+    """A prompt as it is compared: the marks within it count (12 + 3 is not 12 - 3), those at its end do not."""
+    return normal(text).rstrip(" .?!") or normal(text)
+
+
 class ByWords:
     """Finds the training pairs whose prompt is an evaluated one, or that hold most n-grams of an evaluated text.
 
@@ -104,7 +109,7 @@ class ByWords:
     """
 
     def __init__(self, evaluated: Sequence[Evaluated], config: DecontaminationConfig) -> None:
-        self._prompts = {" ".join(words(item.text)): item for item in evaluated if item.is_prompt}
+        self._prompts = {_question(item.text): item for item in evaluated if item.is_prompt}
         self._index, self._config = _Index(evaluated, config.ngram), config
 
     def matches(self, rows: Iterable[Row]) -> Iterator[Match]:
@@ -112,7 +117,7 @@ class ByWords:
         size = self._config.ngram
         for row in (row for row in rows if row["split"] == "train"):
             who = (row["pair_id"], row["prompt_id"])
-            if item := self._prompts.get(" ".join(words(said(row["prompt"])))):
+            if item := self._prompts.get(_question(said(row["prompt"]))):
                 yield Match(*who, item, "contaminated_prompt", f"prompt of {item.where}")
             for item, share in self._index.shown([said(row[name]) for name in ("prompt", "chosen", "rejected")]):
                 if share >= self._config.ngram_share:

@@ -68,6 +68,7 @@ def test_two_real_nodes(tmp_path: Path) -> None:
         ([{"CPU": 3}, {"CPU": 8}], {"workers": 2}, 4),  # 11 / 2 = 5 would fit the second node only, and once
         ([{"CPU": 64}, {"CPU": 8, "GPU": 4}], {"workers": 4, "gpu": True}, 2),  # the data pool's cores are elsewhere
         ([{"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 1}], {"workers": 2, "gpu": True}, 8),
+        ([{"CPU": 64, "GPU": 8}], {"workers": 1, "gpu": True}, 8),  # seven more such jobs fit beside it
     ],
 )
 def test_a_worker_gets_cores_of_one_node(nodes: list[dict], scale: dict, cores: int) -> None:

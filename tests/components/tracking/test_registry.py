@@ -20,6 +20,8 @@ def test_registering_is_idempotent_and_an_alias_moves(make_run, mlflow_storage: 
     assert register_model(run, name, folders[0], "champion", {}) == "1"
     assert resolve_registered(mlflow_storage, f"models:/{name}@champion") == str(folders[0])
     assert register_model(run, name, folders[1], "champion", {}) == "2"
+    other = f"{name}-changed"  # the same folder with other bytes in it is another version
+    assert [register_model(run, other, folders[0], "champion", {"digest": d}) for d in "aaba"] == ["1", "1", "2", "1"]
     assert resolve_registered(mlflow_storage, f"models:/{name}@champion") == str(folders[1])
     assert resolve_registered(mlflow_storage, f"models:/{name}/1") == str(folders[0])
     pinned = pin_registered(mlflow_storage, f"models:/{name}@champion")

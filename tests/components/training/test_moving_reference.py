@@ -310,3 +310,10 @@ def test_mix_belongs_to_soft():
     for update in ("none", "hard"):
         with pytest.raises(UserError, match=r"set reference\.update=soft"):
             parse(ReferenceConfig, {"update": update, "mix": 0.5})
+
+
+def test_a_reference_that_would_never_move_is_refused():
+    ReferenceConfig(update="soft", every=40).check_steps(40)
+    ReferenceConfig().check_steps(1)
+    with pytest.raises(UserError, match=r"reference\.every=64, and the training has 40 steps"):
+        ReferenceConfig(update="hard").check_steps(40)

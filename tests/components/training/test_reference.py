@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from components.config import UserError
 from components.data import store
 from components.data.chat import ChatTemplate
 from components.models.load import load_model
@@ -40,6 +41,12 @@ def test_only_what_is_missing_is_computed(ray_cluster, rows, reference, tmp_path
     assert store.count(store.make_ref(str(tmp_path), TABLE)) == 10
     here = score_pairs(load_model(reference.model, "float32"), rows, 2, 4096)
     assert [both[pair["pair_id"]] for pair in rows] == [pytest.approx(scores, abs=1e-4) for scores in here]
+
+
+def test_pairs_that_share_an_id_are_refused(rows, reference, tmp_path):
+    twice = [rows[0], {**rows[1], "pair_id": rows[0]["pair_id"]}]
+    with pytest.raises(UserError, match="two different pairs have the pair_id 'p0'"):
+        reference_logprobs(str(tmp_path), twice, reference, ScoringConfig())
 
 
 @pytest.mark.parametrize("field", ["digest", "template_digest", "dtype"])

@@ -2,9 +2,12 @@
 
 import pytest
 
-from components.config import UserError
+from components.config import UserError, parse
 from components.training.deepspeed import DeepSpeedConfig, build
-from components.training.settings import OptimConfig, accumulation
+from components.training.settings import OptimConfig, Recipe, accumulation
+from workflows.train_dpo import TrainDpo
+from workflows.train_reward import TrainReward
+from workflows.train_sft import TrainSft
 
 
 def test_accumulation_shares_a_batch_out_evenly():
@@ -23,3 +26,14 @@ def test_deepspeed_accepts_the_dict(stage):
     parsed = Parsed(settings | sizes)
     assert parsed.zero_optimization_stage == stage
     assert parsed.bfloat16_config.enabled and parsed.gradient_clipping == 0.5
+
+
+@pytest.mark.parametrize("workflow", [TrainDpo, TrainReward, TrainSft])
+def test_dropout_is_refused_where_it_would_do_nothing(workflow):
+    table = "demonstrations" if workflow is TrainSft else "preferences"
+    config = parse(workflow, {"model": "m", table: "uri#t", "adapter": {"dropout": 0.1}})
+    if workflow is TrainSft:
+        assert Recipe.of(config).adapter.dropout == 0.1
+        return
+    with pytest.raises(UserError, match=r"adapter\.dropout acts in train_sft only"):
+        Recipe.of(config)

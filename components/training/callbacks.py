@@ -69,20 +69,14 @@ def make_callback(
             self.started_s = time.monotonic()
             self.tokens = 0.0
             self.breach: str | None = None
-            self.clock = cost.StepClock()
+            self.steps_s: list[float] = []
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.started_s = time.monotonic()
 
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.clock.start()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.clock.stop()
-
         def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             if state.is_world_process_zero:
-                cost.write(evidence.parent, model, self.clock)
+                cost.write(evidence.parent, model, self.steps_s)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
             if "loss" not in logs:
@@ -90,6 +84,7 @@ def make_callback(
             figures = train_metrics(logs)
             now_s = time.monotonic()
             figures["time/step"] = now_s - self.started_s
+            self.steps_s.append(figures["time/step"])
             if "num_tokens" in logs:  # trainers that read no text count none
                 tokens = float(logs["num_tokens"])
                 figures["train/tokens_per_s"] = (tokens - self.tokens) / max(figures["time/step"], 1e-9)

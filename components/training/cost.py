@@ -2,7 +2,7 @@
 
 import json
 import statistics
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +14,18 @@ from components.training.settings import Recipe
 FILE = "cost.json"
 
 
-class StepClock:
-    """Measures one worker's optimizer steps; the first one, which also sets things up, is left out if others follow."""
+def write(folder: Path, model: Any, steps_s: Sequence[float]) -> None:
+    """Write what this worker has measured: on a CPU, the memory is that of its whole process at its largest.
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._began_s: float | None = None
-
-    def start(self) -> None:
-        """Begin a step."""
-        self._began_s = time.monotonic()
-
-    def stop(self) -> None:
-        """End it."""
-        if self._began_s is not None:
-            self.seconds.append(time.monotonic() - self._began_s)
-        self._began_s = None
-
-    def median_s(self) -> float | None:
-        """Return the median step."""
-        kept = self.seconds[1:] or self.seconds
-        return statistics.median(kept) if kept else None
-
-
-def write(folder: Path, model: Any, clock: StepClock) -> None:
-    """Write what this worker has measured: on a CPU, the memory is that of its whole process at its largest."""
-    step_s = clock.median_s()
-    found = {"cost/trained_parameters": trained_parameters(model), "cost/peak_memory_bytes": peak_memory_bytes()}
-    write_whole(folder / FILE, json.dumps(found | ({} if step_s is None else {"cost/step_seconds": step_s})))
+    Of the steps the median counts; the first one, which also sets things up, is left out if others follow.
+    """
+    found: dict[str, float] = {
+        "cost/trained_parameters": trained_parameters(model),
+        "cost/peak_memory_bytes": peak_memory_bytes(),
+    }
+    if steps_s:
+        found["cost/step_seconds"] = statistics.median(steps_s[1:] or steps_s)
+    write_whole(folder / FILE, json.dumps(found))
 
 
 def measured(folder: Path) -> dict[str, float]:

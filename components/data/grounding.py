@@ -15,6 +15,7 @@ SYSTEM = (
 MAX_ABSTENTION_WORDS = 16
 
 _CITATION = re.compile(r"\[(\d{1,2})\]")
+_CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
 _ABSTENTION = re.compile(r"^(?:i'?m sorry,?\s*(?:but\s+)?|sorry,?\s*(?:but\s+)?)?i (?:don't|do not) know\b")
 
 
@@ -48,12 +49,26 @@ def cite(number: int, claim: str) -> str:
 
 def cited(answer: str) -> list[int]:
     """The numbers of the passages that `answer` cites, in order of first use and without repeats."""
-    return list(dict.fromkeys(int(mark) for mark in _CITATION.findall(answer)))
+    return list(dict.fromkeys(int(mark[1]) for mark in citation_marks(answer)))
+
+
+def citation_marks(answer: str) -> list[re.Match[str]]:
+    """The marks [k] in an answer, in their order; in code, between backticks, such a thing is an index."""
+    code = [found.span() for found in _CODE.finditer(answer)]
+    marks = _CITATION.finditer(answer)
+    return [mark for mark in marks if not any(begin < mark.start() < end for begin, end in code)]
 
 
 def without_citations(answer: str) -> str:
     """`answer` without its citation marks."""
-    return " ".join(_CITATION.sub(" ", answer).split()).replace(" .", ".")
+    return " ".join(cut(answer, citation_marks(answer), " ").split()).replace(" .", ".")
+
+
+def cut(text: str, marks: Sequence[re.Match[str]], instead: str = "") -> str:
+    """`text` with `instead` in the place of each of its `marks`."""
+    ends = [0, *(mark.end() for mark in marks)]
+    starts = [*(mark.start() for mark in marks), len(text)]
+    return instead.join(text[end:start] for end, start in zip(ends, starts, strict=True))
 
 
 def abstains(answer: str) -> bool:

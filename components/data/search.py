@@ -61,7 +61,11 @@ def search_vector(
     """
     table = open_table(ref) if isinstance(ref, str) else ref
     query = table.search(list(vector), vector_column_name="vector").distance_type("cosine").limit(k)
-    query = query.nprobes(_CELLS_SEARCHED).refine_factor(_REFINED) if approximate else query.bypass_vector_index()
+    if approximate:  # a filter may leave little in the nearest cells: then it goes on to others
+        query = query.minimum_nprobes(_CELLS_SEARCHED).maximum_nprobes(0 if where else _CELLS_SEARCHED)
+        query = query.refine_factor(_REFINED)
+    else:
+        query = query.bypass_vector_index()
     rows = to_rows(query.select([*_columns(table, with_vectors), "_distance"]), table, where)
     for row in rows:
         row["score"] = 1.0 - row.pop("_distance")

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from components.data.grounding import without_citations
-from components.data.judge import content_words
+from components.data.english import NEGATIONS
+from components.data.grounding import citation_marks, cut, without_citations
+from components.data.judge import content_words, literals
 
 MIN_SUPPORT = 0.5  # share of a claim's words that its quote has to hold for the citation to count as verified
-_MARK = re.compile(r"\[(\d{1,2})\]")
 # Text is often wrapped: a line ends a sentence only before an empty line, or after a colon or a parenthesis
 # (a heading, a signature).
 _BOUNDARY = re.compile(r"[.!?][\"')\]]*\s+|\n\s*\n|(?<=[:)])\n")
@@ -38,7 +38,8 @@ class Citation:
 def cite(answer: str, passages: Sequence[Mapping[str, Any]]) -> tuple[list[Citation], list[int]]:
     """Return the citations of ``answer``, in order of first use, and the marks that name no passage.
 
-    The quote is the sentence of the passage that holds most of the claim's words; ``support`` is that share.
+    The quote is the sentence of the passage that holds most of the claim's words; ``support`` is that share. It proves
+    the claim only if it has the claim's numbers, too, and denies what the claim denies and nothing else of it.
     A passage that is cited more than once is quoted for the claim that it supports best.
     """
     best: dict[int, Citation] = {}
@@ -54,7 +55,7 @@ def cite(answer: str, passages: Sequence[Mapping[str, Any]]) -> tuple[list[Citat
 def marks(answer: str, passages: Sequence[Mapping[str, Any]]) -> list[tuple[re.Match[str], str, Citation | None]]:
     """Return each mark with its sentence and its citation, in their order; None where it names no passage."""
     found: list[tuple[re.Match[str], str, Citation | None]] = []
-    for mark in _MARK.finditer(answer):
+    for mark in citation_marks(answer):
         number, claim = int(mark[1]), claim_of(answer, mark.start(), mark.end())
         known = 1 <= number <= len(passages)
         found.append((mark, claim, _quote(claim, number, passages[number - 1]) if known else None))
@@ -119,13 +120,18 @@ def claim_of(answer: str, start: int, end: int) -> str:
     Where a mark opens the answer, marks precede what they prove ("[1] It sorts. [2] It reads."), else they
     follow it ("It sorts [1]." or "It sorts. [1]").
     """
-    if _MARK.match(answer.lstrip()):
-        after = _MARK.sub("", answer[end:]).strip()
+    opening = citation_marks(answer.lstrip())
+    if opening and opening[0].start() == 0:
+        after = _bare(answer[end:]).strip()
         boundary = _BOUNDARY.search(after)
         return without_citations(after[: boundary.end()] if boundary else after).strip()
-    before = _MARK.sub("", answer[:start]).rstrip()
+    before = _bare(answer[:start]).rstrip()
     inner = list(_BOUNDARY.finditer(before))
     return without_citations(before[inner[-1].end() :] if inner else before)
+
+
+def _bare(text: str) -> str:
+    return cut(text, citation_marks(text))
 
 
 def spans(text: str) -> list[tuple[int, int]]:
@@ -146,11 +152,14 @@ def _quote(claim: str, number: int, passage: Mapping[str, Any]) -> Citation:
     named = content_words(passage.get("title") or "")
     claimed = content_words(claim)
     told = claimed - named or claimed  # a claim that only names the passage's subject is held to that
+    facts = literals(passage.get("title") or "")
     start, end, support = (*(spans(text) or [(0, len(text))])[0], len(told & named) / len(told) if told else 0.0)
+    agrees = _agrees(claim, text[start:end], facts)
     for left, right in spans(text):
         share = len(told & content_words(text[left:right])) / len(told) if told else 0.0
-        if share > support:
-            start, end, support = left, right, share
+        fits = _agrees(claim, text[left:right], facts)
+        if (fits and share >= MIN_SUPPORT, share) > (agrees and support >= MIN_SUPPORT, support):
+            start, end, support, agrees = left, right, share, fits
     quote = text[start:end]
     return Citation(
         marker=number,
@@ -162,5 +171,27 @@ def _quote(claim: str, number: int, passage: Mapping[str, Any]) -> Citation:
         start=start,
         end=end,
         support=round(support, 3),
-        verified=support >= MIN_SUPPORT,
+        verified=agrees and support >= MIN_SUPPORT,
     )
+
+
+def _agrees(claim: str, quote: str, facts: set[str]) -> bool:
+    """Whether a sentence with the claim's words can say the same: it has the claim's numbers, and denies no more.
+
+    A claim that denies needs a sentence that does. What a sentence denies the claim may not say: not the word behind
+    the negation, if that is one of the claim's.
+    """
+    if not literals(claim) <= literals(quote) | facts:
+        return False
+    mine, theirs = _denied(claim), _denied(quote)
+    if mine is None or theirs is None:
+        return mine is None and (theirs is None or not theirs & content_words(claim))
+    return True
+
+
+def _denied(text: str) -> set[str] | None:
+    """The words right behind a text's negations, as content words; None where there is no negation."""
+    words = [word.strip(".,;:()\"'`").replace("\u2019", "'") for word in text.split()]
+    found = [n for n, word in enumerate(words) if word.lower() in NEGATIONS or word.lower().endswith("n't")]
+    found = [n for n in found if words[n] != "None"]
+    return set().union(*(content_words(" ".join(words[n + 1 : n + 3])) for n in found)) if found else None

@@ -8,6 +8,8 @@ patterns stops what is written in these forms and no other; how much that is for
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 Guard = Literal["off", "quote", "drop"]
@@ -21,6 +23,8 @@ _ROLE_LINE = re.compile(
     r"^[\s>#*-]*(?:system|assistant|developer)(?: (?:message|prompt|note))?\s*\**:", re.IGNORECASE | re.MULTILINE
 )
 _CITATION = re.compile(r"(?<![\w\])])\[(\d{1,2})\]")
+_MOST_LINES = 4  # over which a sentence is wrapped
+_ALIKE = str.maketrans("аеорсухіјѕһԁԛԝΑΒΕΖΗΙΚΜΝΟΡΤΥΧАВЕКМНОРСТУХІЈЅ", "aeopcyxijshdqwABEZHIKMNOPTYXABEKMHOPCTYXIJS")
 _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?]+[\"')\]]*|\n|$)")
 _EARLIER = r"(?:previous|prior|preceding|above|earlier|foregoing|other|existing|these|those|your|the|all|any)"
 _ORDERS = re.compile(
@@ -75,18 +79,36 @@ def guarded(text: str, how: Guard) -> str:
 def orders(text: str) -> list[tuple[int, int]]:
     """Return (start, end) of each sentence that speaks to a model; neighbours are one stretch.
 
-    Words are compared in their plain form: full-width letters and letters with accents count as the letters.
+    Words are compared in their plain form: full-width letters, letters with accents, and those of other alphabets that
+    look the same count as the letters. A sentence may be wrapped over several lines.
     """
     found: list[tuple[int, int]] = []
-    for sentence in _SENTENCE.finditer(text):
-        if not _ORDERS.search(_plain(sentence[0])):
+    sentences, place = list(_SENTENCE.finditer(text)), 0
+    while place < len(sentences):
+        size = _order_at(sentences, place, text)
+        if not size:
+            place += 1
             continue
-        start = sentence.start() + len(sentence[0]) - len(sentence[0].lstrip())
+        first, end = sentences[place], sentences[place + size - 1].end()
+        start = first.start() + len(first[0]) - len(first[0].lstrip())
         if found and not text[found[-1][1] : start].strip():
-            found[-1] = (found[-1][0], sentence.end())
+            found[-1] = (found[-1][0], end)
         else:
-            found.append((start, sentence.end()))
+            found.append((start, end))
+        place += size
     return found
+
+
+def _order_at(sentences: Sequence[re.Match[str]], place: int, text: str) -> int:
+    """How many lines from this one on hold an order: one, or as many as it is wrapped over; 0 where there is none."""
+    for size in range(1, _MOST_LINES + 1):
+        lines = sentences[place : place + size]
+        wraps = all(one[0].endswith("\n") and one.end() == next_.start() for one, next_ in pairwise(lines))
+        if len(lines) < size or not wraps:
+            return 0
+        if _ORDERS.search(_plain(text[lines[0].start() : lines[-1].end()])):
+            return size if size == 1 or not _ORDERS.search(_plain(text[lines[1].start() : lines[-1].end()])) else 0
+    return 0
 
 
 def visible(text: str) -> str:
@@ -95,5 +117,5 @@ def visible(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    letters = unicodedata.normalize("NFKD", text)
+    letters = unicodedata.normalize("NFKD", text).translate(_ALIKE)
     return " ".join("".join(char for char in letters if not unicodedata.combining(char)).split())

@@ -1,9 +1,11 @@
 """Brings an index up to date with a corpus: a Ray Data stream of rows, and one writer on the driver."""
 
 import json
+import logging
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +23,10 @@ from components.retrieval.passages import DESCRIPTION, THREADS, Corpus, EmbedNew
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+logger = logging.getLogger(__name__)
 _ROWS_PER_BLOCK = 1024  # the more, the more alike in length are those that share a batch
 _ROWS_PER_COMMIT = 2048
+_LINES = re.compile(r"(?:,| from) line \d+$")  # what a part of a file of rows is called
 _START_UP_S, _TOKENS_PER_S = 15, 12_000  # measured with all-MiniLM-L6-v2 in bfloat16
 
 
@@ -70,14 +74,17 @@ def ingest(uri: str, table: str, parts: list[dict[str, Any]], corpus: Corpus, em
     done, writer = Ingested(), _Writer(uri, table, None if is_there else corpus.name)
     seen: set[str] = set()
     finished: set[int] = set()
+    unread: list[str] = []
     last = started
     for batch in _stream(parts, corpus, embed, {key: facts for key, (_, facts) in known.items() if facts}):
         states = batch.column("state").to_pylist()
         finished.update(batch.column("part").to_pylist())
         seen.update(batch.column("passage_id").to_pylist())
         by_state = {state: batch.take([i for i, s in enumerate(states) if s == state]) for state in set(states)}
-        for failure in by_state.get("failed", batch.slice(0, 0)).select(["doc_id", "error"]).to_pylist():
-            done.failures.append({"doc_id": failure["doc_id"], "reason": failure["error"]})
+        for state in {"failed", "gone"} & set(by_state):
+            for failure in by_state[state].select(["doc_id", "error"]).to_pylist():
+                done.failures.append({"doc_id": failure["doc_id"], "reason": failure["error"]})
+                unread += [failure["doc_id"]] if state == "failed" else []
         if "moved" in by_state:
             writer.move(by_state["moved"].to_pylist())
         if "new" in by_state:
@@ -94,13 +101,28 @@ def ingest(uri: str, table: str, parts: list[dict[str, Any]], corpus: Corpus, em
             f"the first is {first['doc_id']}: {first['reason']}"
         )
     writer.flush()
-    failed = {failure["doc_id"] for failure in done.failures}
-    gone = [key for key, (doc_id, _) in known.items() if key not in seen and doc_id not in failed]
+    may_be_there = _of_what_failed(unread)
+    unseen = {key: doc_id for key, (doc_id, _) in known.items() if key not in seen}
+    gone = [key for key, doc_id in unseen.items() if not may_be_there(doc_id)]
+    if len(gone) < len(unseen):
+        logger.warning("%d passages stay as they were: their part could not be read", len(unseen) - len(gone))
     if gone:
         store.delete(uri, table, "passage_id", gone)
     done.deleted = len(gone)
     done.seconds = time.monotonic() - started
     return done
+
+
+def _of_what_failed(parts: Sequence[str]) -> Callable[[str], bool]:
+    """Return whether a document may be of a part that could not be read: then it has not gone.
+
+    The part may be the document, a folder or a module above it, or lines of a file, which name none: then it may be
+    any.
+    """
+    if any(_LINES.search(part) for part in parts):
+        return lambda doc_id: True
+    names, above = set(parts), tuple(f"{part}{mark}" for part in parts for mark in "/.")
+    return lambda doc_id: doc_id in names or doc_id.startswith(above)
 
 
 def check(folder: Path, config: ChunkerConfig) -> None:

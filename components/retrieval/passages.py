@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from components.config import UserError
 from components.data.outline import Outline
+from components.data.readers import Gone
 from components.data.records import Document, content_hash
 from components.data.schemas import PASSAGE
 from components.data.sources import Unreadable, read_part
@@ -32,7 +33,7 @@ ROW = pa.schema(
         *PASSAGE,
         ("vector", pa.list_(pa.float32())),  # null where the table has it already
         ("part", pa.int64()),
-        ("state", pa.string()),  # new | moved (text known, description not) | same | failed
+        ("state", pa.string()),  # new | moved (text known, description not) | same | failed | gone
         ("input", pa.string()),  # what is embedded
         ("input_tokens", pa.int64()),
         ("error", pa.string()),
@@ -112,14 +113,14 @@ def _tables(part: dict[str, Any], chunking: Chunking) -> Iterator[list[dict[str,
                 is_empty = False
                 yield rows
     except Unreadable as error:
-        yield [_failure(part, str(error))]
+        yield [_failure(part, str(error), "gone" if isinstance(error, Gone) else "failed")]
     except UserError:  # what was checked on the driver is wrong now: stop before rows are taken for gone
         raise
     except Exception as error:  # parsers of foreign formats raise whatever they like
         yield [_failure(part, f"{type(error).__name__}: {error}")]
     else:
         if is_empty:
-            yield [_failure(part, "it holds no text")]
+            yield [_failure(part, "it holds no text", "gone")]
 
 
 def rows_of(document: Document, chunking: Chunking, occurrences: Counter[str]) -> Iterator[dict[str, Any]]:
@@ -167,8 +168,8 @@ def _page(document: Document, start: int) -> str | None:
     return document.pages[number - 1]["label"] if number else None
 
 
-def _failure(part: dict[str, Any], reason: str) -> dict[str, Any]:
-    return {"doc_id": part["doc_id"], "passage_id": None, "state": "failed", "error": reason}
+def _failure(part: dict[str, Any], reason: str, state: str = "failed") -> dict[str, Any]:
+    return {"doc_id": part["doc_id"], "passage_id": None, "state": state, "error": reason}
 
 
 def _sent(row: dict[str, Any], part: int, facts_of: Mapping[str, str]) -> dict[str, Any]:

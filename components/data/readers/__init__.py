@@ -23,6 +23,10 @@ class Unreadable(Exception):
     """A part that cannot be read; the message is the reason. The run goes on without it."""
 
 
+class Gone(Unreadable):
+    """A part that its owner emptied or took down: what was known of it does not hold any more."""
+
+
 @dataclass(frozen=True)
 class Parsed:
     """What a reader found in a file."""
@@ -59,7 +63,7 @@ def parse(data: bytes, suffix: str, encoding: str | None = None) -> Parsed:
         raise Unreadable(f"files of kind '{suffix}' are not read: convert it to {', '.join(_readers())}")
     parsed = _readers()[suffix](data, encoding)
     if not parsed.text.strip():
-        raise Unreadable("it holds no text")
+        raise Gone("it holds no text")
     return parsed
 
 

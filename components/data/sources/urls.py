@@ -16,6 +16,7 @@ from components.data.sources._encodings import Encoding
 _AGENT = "raylign (build_index)"
 _MAX_REDIRECTS = 5
 _BUSY = {429, 502, 503, 504}
+_GONE = {404, 410}
 _LONGEST_WAIT_S = 30.0
 
 
@@ -119,7 +120,8 @@ def _ask(client: Any, part: dict[str, Any]) -> tuple[bytes, str, str | None, str
                 wait = reply.headers.get("retry-after", "")
                 raise _AskAgain(f"the server answers {reply.status_code} {reply.reason_phrase}", _seconds(wait))
             if reply.status_code != 200:
-                raise Unreadable(f"the server answers {reply.status_code} {reply.reason_phrase}".strip())
+                kind = readers.Gone if reply.status_code in _GONE else Unreadable
+                raise kind(f"the server answers {reply.status_code} {reply.reason_phrase}".strip())
             suffix = _kind(reply, str(reply.url))
             data = _body(reply, part, ends_s)
             date = readers.iso_date(reply.headers.get("last-modified"))

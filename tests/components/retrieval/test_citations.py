@@ -127,3 +127,35 @@ def test_repairing_twice_is_repairing_once_and_leaves_nothing_weak():
     assert len(made) == 3 and repaired(once, _passages(SORT, READ)) == (once, [])
     citations, unknown = cite(once, _passages(SORT, READ))
     assert unknown == [] and all(citation.verified for citation in citations)
+
+
+DELETES = [
+    {"passage_id": "p", "title": "os.remove", "text": "The function deletes the file. The timeout is 60 seconds."}
+]
+DENIES = [{"passage_id": "p", "title": "os.walk", "text": "It does not follow links. Folders, not files, are listed."}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "passages", "verified"),
+    [
+        ("The function deletes the file [1].", DELETES, True),
+        ("The function does not delete the file [1].", DELETES, False),
+        ("The timeout is 60 seconds [1].", DELETES, True),
+        ("The timeout is 30 seconds [1].", DELETES, False),
+        ("It does not follow links [1].", DENIES, True),
+        ("It follows links [1].", DENIES, False),
+        ("Folders are listed [1].", DENIES, True),
+    ],
+)
+def test_numbers_and_denials_have_to_be_those_of_the_passage(answer, passages, verified):
+    (found,), unknown = cite(answer, passages)
+    assert found.verified is verified and not unknown
+
+
+def test_an_index_in_code_is_no_mark():
+    passages = [{"passage_id": "p", "title": "sys.argv", "text": "`argv[0]` is the script name."}]
+    answer = "[1] `argv[0]` is the script name."
+    (found,), unknown = cite(answer, passages)
+    assert found.marker == 1 and found.verified and not unknown
+    assert repaired(answer, passages) == (answer, [])
+    assert repaired("``x[3]`` is blue.", passages) == ("``x[3]`` is blue.", [])

@@ -112,3 +112,19 @@ def test_the_estimate_counts_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x" * 8000)
     estimate = ingestion.estimate(list_parts(Folder(name="folder", path=str(tmp_path))))
     assert (estimate["parts"], estimate["bytes"], estimate["tokens, about"]) == (1, 8000, 2000)
+
+
+def test_what_its_owner_emptied_is_gone(ingest) -> None:
+    ingest({"a.txt": PARAGRAPHS[0], "b.txt": PARAGRAPHS[1]})
+    done = ingest({"a.txt": " ", "b.txt": PARAGRAPHS[1]})
+    assert done.deleted == 1 and [failure["doc_id"] for failure in done.failures] == ["a.txt"]
+    assert set(_rows(ingest.ref)) == {PARAGRAPHS[1]}
+
+
+def test_documents_of_a_part_that_failed_have_not_gone() -> None:
+    may_be_there = ingestion._of_what_failed(["sub", "json", "b.txt"])
+    assert all(map(may_be_there, ("sub/a.txt", "sub/deeper/a.txt", "json.dumps", "json", "b.txt")))
+    assert not any(map(may_be_there, ("subway/a.txt", "jsonl.dumps", "a.txt")))
+    for rows in ("rows.jsonl, line 7", "rows.jsonl from line 501"):  # which documents these were, nobody knows
+        assert ingestion._of_what_failed([rows])("a")
+    assert not ingestion._of_what_failed([])("a")

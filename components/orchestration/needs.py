@@ -40,7 +40,7 @@ def needs_of(schema: type[Config], values: Mapping[str, Any], *, has_gpus: bool)
         needs.append(Need("reference scoring", scoring.actors, _each(scoring.cpus_per_actor, float(on_gpu))))
     if scale is not None:
         note = f"ZeRO-{sharding.stage} over {scale.workers}" if sharding is not None else ""
-        shared = rollout is not None and rollout.share_gpus
+        shared = rollout is not None and rollout.share_gpus and scale.gpu
         role = "training and rollout" if shared else "training"
         each = _each(scale.cpus_per_worker, float(scale.gpu))
         needs.append(Need(role, scale.workers, each, scale.placement, note))

@@ -1,6 +1,7 @@
 """How strategies build on a client's messages: passages first, requests at the end, the answer last."""
 
 import re
+import string
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -10,6 +11,7 @@ from components.reasoning.events import Found, Message, Piece, Tools, last_quest
 ANSWER_MARK = "Answer:"
 STEPS_REQUEST = f"Think step by step. Then end with a line that says '{ANSWER_MARK}' and the answer."
 FORMAT_REQUEST = "Now give this answer, and nothing else, in the format that was asked for."
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)  # what lower() does may be longer than a text
 _LISTED = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s*(.+?)\s*$", re.MULTILINE)
 
 
@@ -79,11 +81,11 @@ def marked(text: str, marker: str, begin: int = 0) -> int:
     It does with a capital, at the start of a line or sentence, and in "final answer:". In the middle of a sentence
     ("the first answer: 24, but …") it is a word like others.
     """
-    lower = text.lower()
+    lower = text.translate(_LOWER)
     at = lower.find(marker, begin)
     while at >= 0:
         before = lower[:at].rstrip(" \t*_#>")
-        word = before.split()[-1] if before.split() else ""
+        word = before.split()[-1].lstrip("*_#>") if before.split() else ""
         explicit = (
             text[at].isupper()
             or word == "final"
@@ -153,7 +155,7 @@ class Splitter:
     def _safe(self) -> int:
         """How far the text can be shown: up to where the marker may have begun."""
         for length in range(min(len(self.marker) - 1, len(self.text)), 0, -1):
-            if self.text.lower().endswith(self.marker[:length]):
+            if self.text.translate(_LOWER).endswith(self.marker[:length]):
                 return len(self.text) - length
         return len(self.text)
 

@@ -18,9 +18,22 @@ _EMPHASIS = re.compile(r"[*_`]+")
 _NUMBER = re.compile(
     r"(?<![\w.])[-−–]?[$€£]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?|\.\d+)(?:\s?%)?(?!\w)"
 )
-_CITED = re.compile(r"(?<=[\w.,;)\"'`])\s+\[\d+(?:,\s*\d+)*\]")  # the mark of a passage
+# The marks of passages behind what they prove; a list of numbers that a sentence names is none.
+_CITED = re.compile(
+    r"(?<=[\w.,;)\"'`])(?<!\bis)(?<!\bare)(?<!\bbe)(?<!\bin)(?<!list)(?<!interval)(?<!range)(?<!set)(?<!tuple)"
+    r"(?<!array)(?<!numbers)(?<!result)(?<!answer)\s+(?:\[\d+(?:,\s*\d+)*\])+"
+)
+# What makes a number a part of something else: a formula, or a comparison.
+_FORMULA = re.compile(r"[^\w\s,.;:!?'\"’“”$€£%°-]|_|[-–−]\s*$")
+_COMPARED = re.compile(
+    r"\b(?:not|no|never|less|more|fewer|least|most|half|twice|double|than|root|log|ln|sin|cos|tan|pi|or|over|under|"
+    r"minus|plus|times|divided|squared|cubed|wrong|incorrect)\b",
+    re.IGNORECASE,
+)
+_AGAINST = {"not", "no", "never", "wrong", "incorrect", "false", "than"}
 _GOES_ON = {"is", "was", "has", "had", "will", "would", "because", "since"}
 _EXCLUDED = re.compile(r"\bnot\s+(?:option\s+|choice\s+)?(?:\([A-Z]\)|[A-Z]\b)")
+_SECOND = re.compile(r"^\s*\(?B[).:]", re.MULTILINE)
 _MATHEMATICS_S = 30  # its first use reads its grammar
 _LATEX = re.compile(r"\\(?:d?frac|sqrt|text|left|right|pi|cdot|times|boxed|infty|[{}])")
 
@@ -34,6 +47,8 @@ def extract(text: str, choices: int = 0) -> str:
     Args:
         choices: how many lettered options the question has; the answer is then a letter, or empty.
     """
+    if (named := _from_json(text)) is not None:
+        return _letter(named, choices, announced=True) if choices else named
     return _extracted(_CITED.sub("", text), choices) or _extracted(text, choices)
 
 
@@ -78,7 +93,7 @@ def known(answer: str, choices: int = 0) -> str:
         choices: as for ``extract``; the letter of an option that is written with its text.
     """
     letter = extract(answer, choices) if choices else ""
-    return letter or _announced(answer) or answer.strip()
+    return letter or _announced(answer) or _right_side(answer) or answer.strip()
 
 
 def key(answer: str) -> str:
@@ -101,17 +116,31 @@ def options(question: str) -> int:
 
 
 def _only_quantity(text: str) -> Quantity | None:
-    """The quantity in a sentence that has one number, with the unit behind it where that is one."""
+    """The quantity in a sentence of words around one number, with the unit behind it where that is one."""
     found = list(_NUMBER.finditer(text))
     if len(found) != 1:
+        return None
+    before, behind = text[: found[0].start()], text[found[0].end() :]
+    if _FORMULA.search(before) or _FORMULA.search(behind) or behind.startswith("-") or _COMPARED.search(text):
         return None
     return read_quantity(text[found[0].start() :]) or read_quantity(found[0][0])
 
 
+def _right_side(text: str) -> str | None:
+    """The quantity that an equation comes to: 8 in 15 - 7 = 8; none where it is no such equation."""
+    before, equals, behind = text.rpartition("=")
+    value = _bare(behind)
+    is_part = before.rstrip().endswith(("<", ">", "!", "=", ":")) or before.count("(") > before.count(")")
+    if not equals or is_part or re.search(r"\b(?:or|and)\b|,\s", before) or read_quantity(value) is None:
+        return None
+    return value
+
+
 def _begins(answer: str, sentence: str) -> bool:
     """Whether a sentence says an answer of words and goes on about it: Ann, and Ann is the tallest."""
-    rest = sentence.removeprefix(answer + " ").split() if answer else []
-    return sentence.startswith(answer + " ") and bool(rest) and rest[0] in _GOES_ON and "not" not in rest
+    rest = sentence.removeprefix(answer + " ").split() if len(answer) > 1 else []
+    goes_on = sentence.startswith(answer + " ") and bool(rest) and rest[0] in _GOES_ON
+    return goes_on and not _AGAINST & set(rest)
 
 
 def _announced(text: str, choices: int = 0) -> str | None:
@@ -120,30 +149,30 @@ def _announced(text: str, choices: int = 0) -> str | None:
     if found is not None:
         return found
     for announcement in reversed(list(_ANNOUNCED.finditer(text))):
-        if choices and announcement[0] == "A:":  # an option and its text
+        if choices and announcement[0] == "A:" and _SECOND.search(text):  # an option and its text
             continue
         rest = text[announcement.end() :]
         if announcement[0].startswith("\\boxed"):
             named = _in_braces(rest)
         else:
             lines = [line.strip() for line in rest.splitlines() if line.strip()]
-            named = _named(lines[0]) if lines else ""
+            named = _named(lines[0], choices) if lines else ""
         if named:
             return named
     return None
 
 
-def _named(line: str) -> str:
+def _named(line: str, choices: int) -> str:
     """The answer at the start of what follows an announcement, up to the end of its sentence."""
     line = _EMPHASIS.sub("", line).strip().removeprefix(":").strip()
     boxed = re.match(r"\$?\\boxed\s*", line)
     if boxed:
         return _in_braces(line[boxed.end() :])
-    before, equals, behind = line.rpartition("=")
-    if equals and behind.strip() and not re.search(r"\b(?:or|and)\b|,\s", before):  # 15 - 7 = 8
-        line = behind.strip()
-    sentence = re.split(r"(?<=[^\d\s])[.!?](?:\s|$)|(?<=\d)[.!?](?:\s|$)|\s[-–—]\s|;|,\s(?=[a-z])", line, maxsplit=1)[0]
-    return _bare(sentence)
+    ends = r"(?<=[^\d\s])[.!?](?:\s|$)|(?<=\d)[.!?](?:\s|$)|\s[–—]\s|;|,\s(?=[a-z])|\s(?:because|since)\s"
+    sentence = re.split(ends, line, maxsplit=1)[0]
+    if not choices and (value := _right_side(_bare(sentence))) is not None:
+        return value
+    return _bare(re.split(r"\s-\s", sentence, maxsplit=1)[0])
 
 
 def _bare(text: str) -> str:

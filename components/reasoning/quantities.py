@@ -1,7 +1,7 @@
 """Quantities as people write them: numbers, fractions, percentages and their units."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
@@ -19,8 +19,11 @@ _APPROXIMATELY = re.compile(r"^(?:about|approximately|around|roughly|exactly|onl
 _CURRENCIES = {"$": "dollar", "\\$": "dollar", "€": "euro", "£": "gbp"}
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_TEENS = ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_FURTHER = {"and", *_SCALES, *_WORDS, *_TEENS, *_TENS}  # with which a number in words goes on
 _PARTS = {"half", "halves", "third", "thirds", "quarter", "quarters"}  # of what comes before: no unit
-_TRAILING = {"left", "remaining", "total", "altogether", "each", "more", "now", "in", "all"}
+_TRAILING = {"left", "remaining", "total", "altogether", "each", "more", "now", "all"}
 _COMPOUND = re.compile(r"\b(?:square|cubic|per)\b|[²³/]")
 _COARSEST = Fraction(1, 200)  # by which a decimal may be off through rounding: it has two digits at least
 _LARGEST_POWER = 300
@@ -33,7 +36,7 @@ _DIMENSIONS: dict[str, dict[str, int | str]] = {
         "mm millimetre millimeter": "1/1000",
         "mile mi": "1609.344",
         "foot feet ft": "0.3048",
-        "inch inches": "0.0254",
+        "inch inches in": "0.0254",
         "yard yd": "0.9144",
     },
     "mass": {
@@ -56,6 +59,7 @@ _UNITS = {  # unit → (dimension, how many of the dimension's first unit it is)
     for spellings, size in names.items()
     for spelling in spellings.split()
 }
+_SPELLING = {of: spelling for spelling, of in reversed(_UNITS.items())}
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Quantity:
     unit: str  # lower case, singular; empty: none is written
     percent: bool
     rounding: Fraction  # half of its last decimal; 0 for whole numbers and fractions
+    coarse: bool = False  # its decimals are too few to be another one's rounded
 
     def same(self, other: "Quantity") -> bool:
         """Return whether both are the same amount; a unit that one leaves out is taken from the other.
@@ -73,6 +78,8 @@ class Quantity:
         A percentage equals its hundredth, or the bare number (asked "how many percent", 50 and 50% say the same).
         Decimals may be rounded: 0.33 is 1/3, but 0.33 is not 0.34.
         """
+        if (" per " in self.unit) != (" per " in other.unit):  # 60 miles per hour, asked how many miles in an hour
+            return self._without_rate().same(other._without_rate())
         mine, theirs = _UNITS.get(self.unit), _UNITS.get(other.unit)
         if {self.unit, other.unit} == {"gbp", "pound"}:  # £5 and 5 pounds
             return _close(self, other)
@@ -88,7 +95,10 @@ class Quantity:
         return _close(self, other)
 
     def _times(self, factor: Fraction) -> "Quantity":
-        return Quantity(self.value * factor, self.unit, self.percent, self.rounding * factor)
+        return replace(self, value=self.value * factor, rounding=self.rounding * factor)
+
+    def _without_rate(self) -> "Quantity":
+        return replace(self, unit=self.unit.partition(" per ")[0])
 
 
 def read_quantity(text: str) -> Quantity | None:
@@ -105,14 +115,16 @@ def read_quantity(text: str) -> Quantity | None:
         return None
     value, (scale, behind) = _value(found), _scaled(found["unit"])
     unit = _unit(behind, found["currency"])
-    if value is None or unit is None or unit in _PARTS:
+    goes_on = scale > 1 and not _FURTHER.isdisjoint(behind.lower().replace("-", " ").split())
+    if value is None or unit is None or unit in _PARTS or goes_on:
         return None
     value *= scale
     value = -value if (found["sign"] or found["sign_behind"] or "+") in "-−–" else value
     places = len((found["number"] or "").partition(".")[2])
     exact = not places or found["tens"] or found["exponent"] or scale > 1
     rounding = Fraction(0) if exact else Fraction(1, 2 * 10**places)
-    return Quantity(value, unit, found["percent"] is not None, rounding)
+    percent = found["percent"] is not None
+    return Quantity(value, unit, percent, rounding, coarse=rounding > _COARSEST and not percent)
 
 
 def _is_tex(text: str) -> bool:
@@ -151,13 +163,23 @@ def _unit(text: str, currency: str | None) -> str | None:
     if len(words) > 4 or not all(re.fullmatch(r"[^\W\d_][\w°²³/'-]*|°c?|\W?", word) for word in words):
         return None
     if currency:
-        return _CURRENCIES[currency]
+        return " ".join(
+            [_CURRENCIES[currency], *map(_canonical, words[words.index("per") :] if "per" in words else ())]
+        )
+    all_of_it = len(words) > 1 and words[-2:] in (["in", "all"], ["in", "total"])
+    words = words[:-2] if all_of_it else words
     while words and words[-1] in _TRAILING:
         words = words[:-1]
     if len(words) > 1 and _COMPOUND.search(" ".join(words)):  # an area or a rate is no length
-        return " ".join(map(_singular, words))
+        return " ".join(map(_canonical, words))
     known = [word for word in map(_singular, words) if word in _UNITS]
     return known[0] if known else _singular(words[-1]) if words else ""
+
+
+def _canonical(word: str) -> str:
+    """A unit's first spelling; another word in its singular."""
+    known = _UNITS.get(word := _singular(word))
+    return word if known is None else _SPELLING[known]
 
 
 def _singular(word: str) -> str:
@@ -174,7 +196,7 @@ def _close(one: Quantity, other: Quantity) -> bool:
     if one.value == other.value:
         return True
     gap = abs(one.value - other.value)
-    if max(one.rounding, other.rounding) > _COARSEST:
+    if one.coarse or other.coarse:
         return False
     if one.rounding and other.rounding:
         return one.rounding != other.rounding and gap <= max(one.rounding, other.rounding)

@@ -11,6 +11,7 @@ from typing import Any
 from components.config import Config, Field
 
 _GRACE_S = 1.0  # for the interpreter to say itself that time is over, before its process is killed
+_CONTAINERS = (list, tuple, dict, set)
 _TIME_OVER = ("feed time limit", "turn time limit", "sleep limit")
 
 
@@ -93,9 +94,9 @@ def _text(value: Any, most: int) -> str:
     def write(part: Any) -> None:
         if room <= 0:
             return
-        if not isinstance(part, list | tuple | dict | set) or not part:
+        if type(part) not in _CONTAINERS or not part:
             return put(repr(part))
-        marks = {list: "[]", tuple: "()"}.get(type(part), "{}")
+        marks = "[]" if isinstance(part, list) else "()" if isinstance(part, tuple) else "{}"
         put(marks[0])
         for place, item in enumerate(part):
             if room <= 0:
@@ -107,8 +108,8 @@ def _text(value: Any, most: int) -> str:
                 write(part[item])
         put(",)" if isinstance(part, tuple) and len(part) == 1 else marks[1])
 
-    if isinstance(value, str):
-        return value[:most]
+    if type(value) not in _CONTAINERS:
+        return str(value)[:most]
     write(value)
     return "".join(pieces)[:most]
 

@@ -38,8 +38,10 @@ async def use(name: str, argument: str, tools: Tools) -> str:
         return "Error: no more tool calls are allowed"
     try:
         return await tool(name)[0](argument, tools)
-    except Exception as error:  # whatever it is, the model can go on without
-        logger.log(
-            logging.DEBUG if isinstance(error, ValueError) else logging.WARNING, "tool %s failed: %s", name, error
-        )
+    except ValueError as error:
         return f"Error: {error}"
+    except Exception as error:
+        if tool(name)[2] == "retrieve":  # an answer that could not look anything up is no answer
+            raise
+        logger.warning("the tool %s failed: %s: %s", name, type(error).__name__, error)
+        return "Error: the tool failed"

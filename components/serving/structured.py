@@ -66,7 +66,7 @@ async def as_json(
             yield replace(event, text=text)
     if reason == "tool_calls" and not opened:  # the client's tools go first: there is no answer yet
         return
-    if kind != "string" and reason in ("tool_calls", "length") and _quantity(answer) is None:
+    if kind != "string" and reason in ("tool_calls", "length") and read_quantity(answer) is None:
         return  # what is cut off is no number yet
     start = "" if answering else _opening(opened) + '", "answer": ' + ('"' if kind == "string" else "")
     yield Piece(start + ('"}' if kind == "string" else _number(answer, kind) + "}"))

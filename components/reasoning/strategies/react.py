@@ -16,6 +16,7 @@ from components.reasoning.tool_menu import descriptions, tool, use
 
 FINAL, OBSERVATION = "Final Answer:", "Observation:"
 _ACTION = re.compile(r"Action\s*:\s*`?([\w.-]+)`?\s*[\[(](.*)[\])]\s*`?\s*$", re.DOTALL | re.IGNORECASE)
+_COMPUTING = ("calculator", "code")  # what they say may be the answer
 UNREAD = "Error: write one line 'Action: name[argument]', or 'Final Answer:' and the answer"
 
 
@@ -38,7 +39,7 @@ async def react(
     """
     named = with_tools if with_tools is not None else ["calculator", "code", *(["search"] if tools.retrieve else [])]
     functions = {function["function"]["name"]: function["function"] for function in tools.functions}
-    asked, seen, thought = _asked(messages, named, functions), Passages(tools), ""
+    asked, seen, known = _asked(messages, named, functions), Passages(tools), ""
     for _ in range(steps):
         splitter, told_all = Splitter(FINAL), list[Piece]()
         async with aclosing(tools.generate(asked, max_tokens=tools.max_tokens, stop=(OBSERVATION,))) as pieces:
@@ -57,7 +58,8 @@ async def react(
                     async for piece in ending:
                         yield piece
             return
-        thought = splitter.text
+        if splitter.text.strip() and "action" not in splitter.text.lower():
+            known = splitter.text
         if tools.budget.stopped_by:
             break
         called = _action(splitter.text)
@@ -71,6 +73,8 @@ async def react(
             observation = f"Error: {error}"
         elif called and called[0] in named:
             observation = await use(*called, replace(tools, retrieve=seen.retrieve if tools.retrieve else None))
+            if called[0] in _COMPUTING and not observation.startswith("Error"):
+                known = observation
             if seen.changed():
                 yield Found(tuple(seen.found))
         else:
@@ -80,7 +84,7 @@ async def react(
         if tools.budget.stopped_by:
             break
     answering = extended(asked, "Answer now with what is known: write the answer, and nothing else.")
-    ending = or_else(tools.generate(answering, max_tokens=tools.max_tokens, final=True), extract(thought))
+    ending = or_else(tools.generate(answering, max_tokens=tools.max_tokens, final=True), extract(known))
     async with aclosing(ending) as pieces:
         async for piece in pieces:
             yield piece

@@ -100,8 +100,12 @@ def test_a_process_computes_on_a_gpu_that_is_its_own(ray_cluster: None, monkeypa
 
         from components.models import load
 
-        torch.cuda.is_available = lambda: True
-        return load.has_gpu(), load.torch_device()
+        known = torch.cuda.is_available
+        torch.cuda.is_available = lambda: True  # this process may be another task's next
+        try:
+            return load.has_gpu(), load.torch_device()
+        finally:
+            torch.cuda.is_available = known
 
     assert ray.get(ray.remote(in_a_worker).remote()) == (False, "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

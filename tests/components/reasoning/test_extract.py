@@ -47,6 +47,17 @@ DATA = Path(os.environ.get("RAYLIGN_DATA", "../shared/data"))
         ("The function is `abs` [1].", "The function is abs"),
         ("It returns 5 [1, 2].", "5"),
         ("Answer: [3]", "[3]"),
+        ("Answer: 8. Check: 8 + 7 = 15", "8"),
+        ("Answer: 8; check 8+7=15", "8"),
+        ("The answer is 8 – as 8 + 7 = 15", "8"),
+        ("Answer: x = 5 because y = 3", "5"),
+        ("Answer: y = 2x + 1", "y = 2x + 1"),
+        ("Answer: x >= 5", "x >= 5"),
+        (r"Answer: $x = \sqrt{2}$", r"x = \sqrt{2}"),
+        ("Answer: 1,200 = total", "1,200 = total"),
+        ("The answer is the list [1, 2, 3].", "the list [1, 2, 3]"),
+        ("It is 5 [1][2].", "5"),
+        ('{"answer": 5, "list": [1, [2, 3]]}', "5"),
     ],
 )
 def test_the_final_answer_in_a_text(text, answer):
@@ -66,6 +77,9 @@ def test_the_final_answer_in_a_text(text, answer):
         ("B) Paris", "B"),
         ("Answer: E", ""),  # there are four
         ("The answer is not (A) but (B).", "B"),
+        ("Answer: Option B = 5", "B"),
+        ("Answer: B. A = 3 is too small", "B"),
+        ("Q: What?\nA: C", "C"),
         ("A: 3\nB: 4\nSo it is (B).", "B"),  # an option that is repeated, and no announcement
         ("a dog and a cat", ""),
         ("", ""),
@@ -84,6 +98,7 @@ def test_the_letter_of_a_choice_of_four(text, letter):
         ("#### 72", 0, "72"),
         ("B) Paris", 4, "B"),
         ("Paris", 4, "Paris"),
+        ("12 + 3 = 15", 0, "15"),
     ],
 )
 def test_what_a_file_gives_as_right_is_taken_as_it_stands(answer, choices, meant):
@@ -126,6 +141,14 @@ SAME = [
     ("2.5 million", "2,500,000"),
     ("£5", "5 pounds"),
     ("12.46", "12.457"),
+    ("60 km per hour", "60 kilometers per hour"),
+    ("5 dollars per hour", "$5 per hour"),
+    ("60 miles per hour", "60 miles"),
+    ("3 square feet", "3 square foot"),
+    ("5 square meters", "5 square metres"),
+    ("5 inches in all", "5 in"),
+    ("3.33 km", "3.333 kilometers"),
+    ("33.3%", "1/3"),
 ]
 DIFFERENT = [
     ("5 km", "5 miles"),
@@ -153,6 +176,14 @@ DIFFERENT = [
     ("He ran 5 miles", "5 km"),
     ("Ann is not the tallest", "Ann"),
     ("Annabel", "Ann"),
+    ("B is wrong", "B"),
+    ("Paris is wrong", "Paris"),
+    ("Ann is shorter than Bob", "Ann"),
+    ("5 in", "5 cm"),
+    ("one hundred twenty", "100"),
+    ("one hundred and twenty", "100"),
+    *((formula, "2") for formula in (r"\sqrt{2}", r"2\pi", "x^2", "x/2", "x + 2")),
+    *(("n-1", "1"), ("sin(30)", "30"), ("x > 5", "5"), ("not 5", "5"), ("less than 5", "5"), ("twice 5", "5")),
 ]
 
 

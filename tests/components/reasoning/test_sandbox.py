@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -187,7 +188,7 @@ def test_a_small_program_whose_value_is_endless_is_written_out_as_far_as_there_i
     for _ in range(200):
         value = [value, value]
     assert len(_text(value, 4000)) == 4000
-    for plain in ([1, "a", (2,), {"b": {3}}], (), [], {}, {1: [2.5]}, "text", None, True):
+    for plain in ([1, "a", (2,), {"b": {3}}], (), [], {}, {1: [2.5]}, "text", None, date(2024, 5, 17)):
         assert _text(plain, 4000) == str(plain)
 
 

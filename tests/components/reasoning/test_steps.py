@@ -242,6 +242,7 @@ def test_what_was_found_is_the_answer_where_the_budget_leaves_no_other():
         ("The first answer: 24, then 72.\nAnswer: 72", "72"),
         ("It is so. Final answer: 72", "72"),
         ("so Answer: 72", "72"),
+        ("İki İnek İstanbul İzmir İyi İlk İş İn\nAnswer: 5", "5"),
         ("**Answer:** 72", "** 72"),
         ("The answer: 72", "72"),
         ("To find the answer: add them.", ""),

@@ -96,7 +96,8 @@ def evaluate_retrieval(config: RetrievalEvaluation, folder: Path, cache: Path, s
     if config.index is None and collection is None:
         raise UserError("there is nothing to search: give an index, or a collection, a folder with documents")
     index = config.index or index_collection(collection, embedder, str(folder / "lancedb"))  # type: ignore[arg-type]
-    index = store.pin(index)  # questions are made of the passages that are searched, whatever is written meanwhile
+    if config.questions != "graded":  # they are made of the passages that are searched, whatever is written meanwhile
+        index = store.pin(index)
     asked = _asked(config, collection, index, seed)
     ways = config.modes or usual_modes(config.rerank) | _made_ready(index)
     rerankers = {way.rerank: load_reranker(way, cache) for way in ways.values() if way.rerank}

@@ -93,7 +93,7 @@ def known(answer: str, choices: int = 0) -> str:
         choices: as for ``extract``; the letter of an option that is written with its text.
     """
     letter = extract(answer, choices) if choices else ""
-    return letter or _announced(answer) or _right_side(answer) or answer.strip()
+    return letter or _from_json(answer) or _announced(answer) or _right_side(answer) or answer.strip()
 
 
 def key(answer: str) -> str:
@@ -145,9 +145,6 @@ def _begins(answer: str, sentence: str) -> bool:
 
 def _announced(text: str, choices: int = 0) -> str | None:
     """What the last announcement names; none where there is no announcement, or nothing behind it."""
-    found = _from_json(text)
-    if found is not None:
-        return found
     for announcement in reversed(list(_ANNOUNCED.finditer(text))):
         if choices and announcement[0] == "A:" and _SECOND.search(text):  # an option and its text
             continue

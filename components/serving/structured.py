@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from components.reasoning.events import Found, Piece
 from components.reasoning.extract import extract
-from components.reasoning.quantities import Quantity, read_quantity
+from components.reasoning.quantities import read_quantity
 from components.serving.errors import ApiError
 
 Kind = Literal["string", "number", "integer"]
@@ -80,12 +80,8 @@ def _escaped(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def _quantity(answer: str) -> Quantity | None:
-    return read_quantity(answer) or read_quantity(extract(answer))
-
-
 def _number(answer: str, kind: Kind) -> str:
-    quantity = _quantity(answer)
+    quantity = read_quantity(answer) or read_quantity(extract(answer))
     if quantity is None or (kind == "integer" and quantity.value.denominator != 1):
         said = "whole number" if kind == "integer" else "number"
         message = f"The schema asks for a {said}, and the answer is {answer.strip()[:80]!r}."

@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from components.config import Field, UserError, WorkflowConfig, leaves, parse, read_raw
 from components.storage import normal, resolved
-from workflows.pipeline import schema_of
+from workflows import pipeline
 
 if TYPE_CHECKING:
     from components.tracking.run import Result, Run
@@ -82,7 +82,7 @@ def training_of(config: Doctor) -> WorkflowConfig:
     given = config.model_dump(include=set(plain))
     keys = leaves({name: value for name, value in given.items() if value != plain[name]}) | config.config
     values = read_raw(config.file, [f"{key}={json.dumps(value)}" for key, value in keys.items()])
-    return parse(schema_of(config.workflow), values, "config.")
+    return parse(pipeline.schema_of(config.workflow), values, "config.")
 
 
 def plan(config: Doctor) -> dict[str, Any]:

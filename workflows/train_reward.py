@@ -55,9 +55,10 @@ def main(config: TrainReward, run: "Run") -> "Result":
             identity={**facts, "loss": repr(config.loss)},
             payload={"run": run.handle(), "loss": config.loss.model_dump(), "kind": data.kind},
         )
-    info = RewardInfo.unscaled(data.kind, heads, str(model), digest, template.digest)
-    measured = reward_measure.normalise(job.trained_folder(run.dir), data, template, info)
-    card, found = reward_measure.measure(measured, data, template, config.combine, config.health)
+        info = RewardInfo.unscaled(data.kind, heads, str(model), digest, template.digest)
+        card, found = reward_measure.on_cluster(
+            job.trained_folder(run.dir), model, data, config.combine, config.health, info, scale=config.scale
+        )
     facts |= {"kind": data.kind, "loss": config.loss.model_dump(mode="json"), "measured": found}
     outputs = job.publish(run, recipe, model, data.table, facts, name="reward")
     if card is not None:

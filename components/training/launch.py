@@ -122,6 +122,30 @@ def share_cores(nodes: Sequence[Mapping[str, float]], scale: ScaleConfig) -> int
     )
 
 
+def once(function: Callable[..., Any], scale: ScaleConfig, *arguments: Any) -> Any:
+    """Return ``function(*arguments)``, called in a Ray task with the cores and the GPU that one worker alone would get.
+
+    What follows training, as measuring its result, so runs where training did: the driver may have no GPU.
+
+    Raises:
+        UserError: the cluster is too small.
+    """
+    import ray
+
+    cores = worker_cores(scale.model_copy(update={"workers": 1, "min_workers": None}))
+    task = ray.remote(_with_threads).options(
+        num_cpus=cores, num_gpus=int(scale.gpu), runtime_env={"env_vars": worker_env(cores, scale.gpu)}
+    )
+    return ray.get(task.remote(function, cores, arguments))
+
+
+def _with_threads(function: Callable[..., Any], threads: int, arguments: Sequence[Any]) -> Any:
+    from components.models.load import set_threads
+
+    set_threads(threads)
+    return function(*arguments)
+
+
 def worker_env(cores: int, gpu: bool) -> dict[str, str]:
     """Return what has to be in a worker's environment before its Python starts."""
     return {

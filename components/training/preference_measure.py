@@ -49,12 +49,8 @@ def on_cluster(
     what: Measured, rows: Sequence[Mapping[str, Any]], paired: bool, config: MeasureConfig
 ) -> dict[str, float]:
     """Return ``measure`` of these held-out rows, taken in a Ray task that has a GPU if training's workers have one."""
-    import ray
+    from components.training.launch import once
 
-    from components.training.launch import worker_cores, worker_env
-
-    scale = what.recipe.scale.model_copy(update={"workers": 1, "min_workers": None})
-    cores = worker_cores(scale)
     payload = {
         "model": str(what.model),
         "trained": str(what.trained),
@@ -66,14 +62,10 @@ def on_cluster(
         "dtype": what.dtype,
         "nf4": what.recipe.adapter.quantizes,
         "seed": what.recipe.seed,
-        "threads": cores,
-        "gpu": scale.gpu,
+        "gpu": what.recipe.scale.gpu,
         **config.model_dump(),
     }
-    task = ray.remote(measure).options(
-        num_cpus=cores, num_gpus=int(scale.gpu), runtime_env={"env_vars": worker_env(cores, scale.gpu)}
-    )
-    return ray.get(task.remote(payload))
+    return once(measure, what.recipe.scale, payload)
 
 
 def measure(payload: Mapping[str, Any]) -> dict[str, float]:
@@ -89,11 +81,8 @@ def measure(payload: Mapping[str, Any]) -> dict[str, float]:
 
     Payload: ``model`` (folder), ``trained`` (folder), ``is_adapter``, ``rows`` (of ``preference_rows.Preferences``),
     ``paired``, ``prompts``, ``new_tokens``, ``pad_id``, ``turn_end_id``, ``dtype``, ``nf4`` (is the base in 4
-    bits), ``seed``, ``threads``, ``gpu``.
+    bits), ``seed``, ``gpu``.
     """
-    from components.models.load import set_threads
-
-    set_threads(payload["threads"])
     rows, pad_id = payload["rows"], payload["pad_id"]
     prompts = [list(ids) for ids in dict.fromkeys(tuple(row["prompt_ids"]) for row in rows)][: payload["prompts"]]
     # One model at a time: training an adapter needs memory for no more.

@@ -11,10 +11,41 @@ from components.models.rewards import CombineConfig, RewardInfo, RewardModel, co
 from components.models.step_rewards import answer_rewards, step_ends, worst_step
 from components.training.health_card import Card, HealthConfig, Scorer, make_card
 from components.training.reward_rows import RewardData
+from components.training.rows import Tokenized
+from components.training.settings import ScaleConfig
 
 logger = logging.getLogger(__name__)
 
 _LEAST_STD = 1e-4  # of worst steps, in deviations of steps; less is rounding
+
+
+def on_cluster(
+    trained: Path,
+    model: Path,
+    data: RewardData,
+    how: CombineConfig,
+    health: HealthConfig,
+    info: RewardInfo,
+    *,
+    scale: ScaleConfig,
+) -> tuple[Card | None, dict[str, float]]:
+    """Normalise what was trained and return its card and figures, from a Ray task with the hardware of training.
+
+    Args:
+        model: folder that training started from; its chat template is used.
+        info: as ``normalise``'s.
+    """
+    from components.training.launch import once
+
+    measured = replace(data, training=Tokenized([], [], 0))  # the rest of the rows need not travel
+    return once(_normalise_and_measure, scale, trained, model, measured, how, health, info)
+
+
+def _normalise_and_measure(
+    trained: Path, model: Path, data: RewardData, how: CombineConfig, health: HealthConfig, info: RewardInfo
+) -> tuple[Card | None, dict[str, float]]:
+    template = ChatTemplate.from_folder(model)
+    return measure(normalise(trained, data, template, info), data, template, how, health)
 
 
 def normalise(folder: Path, data: RewardData, template: ChatTemplate, info: RewardInfo) -> RewardModel:

@@ -15,12 +15,13 @@ def run_and_save(trainer: Any, callback: Any, payload: dict[str, Any]) -> dict[s
     from components.training.callbacks import eval_metrics
     from components.training.launch import resume_point
 
-    outcome = trainer.train(resume_from_checkpoint=resume_point(payload))
+    trainer.train(resume_from_checkpoint=resume_point(payload))
     if callback.breach:
         return {"breach": callback.breach}
     measured = eval_metrics(trainer.evaluate()) if payload["eval"] else {}
     save_trained(trainer, Path(payload["out"]))
-    return {"steps": trainer.state.global_step, "train/mean_loss": outcome.training_loss, **measured}
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]  # those before a restart, too
+    return {"steps": trainer.state.global_step, "train/mean_loss": sum(losses) / len(losses), **measured}
 
 
 def save_trained(trainer: Any, folder: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from components.data import store
 from components.data.records import PREFERENCE
@@ -61,6 +62,10 @@ def test_from_demonstrations_to_an_aligned_model_through_a_hard_kill(storage, cl
     assert code == 0, log[-3000:]
     assert "going on from" in log
     assert aligned["metrics"]["rows/scored"] == 0  # they were kept
+    history = MlflowClient(f"sqlite:///{storage}/mlflow.db").get_metric_history(aligned["run_id"], "train/loss")
+    losses = {point.step: point.value for point in sorted(history, key=lambda point: point.timestamp)}
+    assert len(losses) == 30  # of both processes
+    assert aligned["metrics"]["train/mean_loss"] == pytest.approx(sum(losses.values()) / 30, rel=1e-3)
     assert aligned["metrics"]["steps"] == 30 and aligned["metrics"]["eval/rewards/accuracies"] == 1.0
     assert aligned["metrics"]["heldout/reward_accuracy/after"] == 1.0 and aligned["metrics"]["heldout/kl/after"] > 0
     assert {f"heldout/{name}/{when}" for name in HELD_OUT for when in ("before", "after")} <= set(aligned["metrics"])

@@ -36,7 +36,6 @@ def payload(model, trained, **more):
         "dtype": "float32",
         "nf4": False,
         "seed": 1,
-        "threads": 1,
         "gpu": False,
         **more,
     }

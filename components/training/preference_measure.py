@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _BATCH_TOKENS = 2048  # of one forward pass, padding included
 _CHUNK = 64  # answer tokens whose [V] float32 log-probabilities of both models are held at once
-_BATCH_PROMPTS = 8  # answered together
+_BATCH_PROMPTS, _BATCH_PROMPTS_GPU = 8, 64  # answered together
 
 
 class MeasureConfig(Config):
@@ -152,8 +152,9 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], payload: Mapping[str, A
     )
     torch.manual_seed(payload["seed"])
     answers: list[list[int]] = []
-    for start in range(0, len(prompts), _BATCH_PROMPTS):
-        batch = prompts[start : start + _BATCH_PROMPTS]
+    together = _BATCH_PROMPTS_GPU if payload["gpu"] else _BATCH_PROMPTS
+    for start in range(0, len(prompts), together):
+        batch = prompts[start : start + together]
         width = max(len(prompt) for prompt in batch)
         ids_BT = torch.tensor([[payload["pad_id"]] * (width - len(prompt)) + list(prompt) for prompt in batch])
         attention_BT = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])

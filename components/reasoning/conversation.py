@@ -19,7 +19,8 @@ async def grounded(messages: Sequence[Message], tools: Tools) -> tuple[list[Mess
     """Return the prompt, over retrieved passages where there is an index, and what was found to be yielded."""
     if tools.retrieve is None:
         return list(messages), []
-    found = Found(tuple(await tools.retrieve(last_question(messages))))
+    passages = await tools.retrieve(last_question(messages))
+    found = Found(tuple(tools.fit(messages, passages)))
     return tools.ground(messages, found.passages), [found]
 
 

@@ -71,6 +71,7 @@ class Tools:
     functions: tuple[dict[str, Any], ...] = ()  # the client's own tools, by OpenAI's schema
     formatted: bool = False  # the client wants its answer in a format that only a final call of the model has
     show: Callable[[Passage], str] = plainly  # a passage as prompts may show it, guarded where the name says so
+    fit: Callable[[Sequence[Message], Sequence[Passage]], Sequence[Passage]] = lambda _, found: found  # what has room
     unknown: str = "I don't know."  # what is answered where nothing holds the answer
 
 

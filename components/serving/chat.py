@@ -19,6 +19,7 @@ from components.serving.feedback import RecentRequests, Served
 from components.serving.generation import Speaker, generator, merged
 from components.serving.metrics import Metrics
 from components.serving.requests import ChatRequest
+from components.serving.room import PromptRoom
 from components.serving.settings import Mode, ServedName
 from components.serving.structured import as_json
 from components.serving.tracing import Tracing, opened, traced
@@ -50,11 +51,13 @@ class ChatService:
         score: Score | None = None,
         similar: Similar | None = None,
         tracing: Tracing | None = None,
+        room: PromptRoom | None = None,
     ) -> None:
         self._tracing, self._tracer = tracing, tracing.open() if tracing else None
         self._engine, self._search, self._metrics = engine, search, metrics
         self._recent, self._retry_after_s = recent, retry_after_s
         self._score, self._similar = score, similar
+        self.room = room  # none: passages go into prompts without being counted
 
     def close(self) -> None:
         """Have the last traces written."""
@@ -109,6 +112,7 @@ class ChatService:
                 request.functions(),
                 formatted=run.formatted() and as_json_of is None,
                 show=run.show,
+                fit=run.fit,
                 unknown=ABSTENTION,
             )
             strategy = setup.strategy

@@ -83,6 +83,20 @@ class ChatRun:
         self.prompts[choice] = prompt
         return prompt
 
+    def fit(self, messages: Sequence[Message], passages: Sequence[Passage]) -> Sequence[Passage]:
+        """Return those of ``passages`` that have room in the prompt beside the answer. Raises ApiError: none has."""
+        setup, search, room = self.setup.settings, self.setup.settings.search, self._service.room
+        if search is None or room is None:
+            return passages
+        plain = with_plain_contents(messages)
+        return room.fitting(
+            passages,
+            lambda some: grounded_conversation(plain, some, search.passage_words, search.guard),
+            self.request.token_limit() or setup.max_tokens,
+            search.prompt_tokens,
+            direct=setup.strategy == "direct",
+        )
+
     def show(self, passage: Passage) -> str:
         """Return a passage as the trained prompt would show it, what speaks to the model in it guarded against."""
         search = self.setup.settings.search

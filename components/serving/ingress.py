@@ -19,6 +19,7 @@ from components.serving.key_budgets import Account
 from components.serving.lineage import with_adapter
 from components.serving.metrics import Metrics
 from components.serving.requests import CompletionRequest, EmbeddingRequest, FeedbackRequest, SearchRequest
+from components.serving.room import PromptRoom
 from components.serving.settings import EngineOptions, KeyBudgets, KeyLimits, Mode, ServedName
 from components.serving.similarity import Similarity
 from components.serving.tracing import Tracing
@@ -59,6 +60,7 @@ class Ingress:
     def __init__(
         self, plan: ServingPlan, engine: Any, search: Any | None, scorer: Any | None = None, ledger: Any | None = None
     ) -> None:
+        from components.data.chat import ChatTemplate
         from components.reasoning.menu import strategy
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # a line for each request otherwise
@@ -85,8 +87,10 @@ class Ingress:
         find = self.find_passages if search is not None and plan.index else None
         score = self.score if scorer is not None else None
         similar = Similarity(self.vectors) if search is not None and plan.embedder else None
+        searches = find is not None and any(name.search for name in plan.names)
+        room = PromptRoom(ChatTemplate.from_folder(plan.model), plan.engine.max_model_len) if searches else None
         self.chat = ChatService(
-            engine, find, self.metrics, self._recent, self._retry_after_s, score, similar, plan.tracing
+            engine, find, self.metrics, self._recent, self._retry_after_s, score, similar, plan.tracing, room
         )
 
     async def __serve_build_asgi_app__(self) -> Any:

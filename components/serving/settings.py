@@ -54,6 +54,12 @@ class SearchOptions(Config):
 
     passages: int = Field(3, ge=1, le=20, description="passages that go into the prompt")
     passage_words: int = Field(45, ge=10, description="longest passage in the prompt, in words, by whole sentences")
+    prompt_tokens: int | None = Field(
+        None,
+        ge=64,
+        description="longest prompt, in tokens: passages without room in it are left out, the last first; none: what "
+        "engine.max_model_len leaves beside the answer",
+    )
     mode: Mode = Field(
         "hybrid",
         description="by meaning (vectors), by words (BM25), by both, fused by rank; within the best documents; along "

@@ -40,8 +40,9 @@ async def agentic_rag(
     for, and lists the questions that are open (``parts`` at most, the first one is next), or says that it has enough.
     A list that cannot be read, or that asks for nothing new, leaves the one before it. Passages have one number over
     all searches, so that a citation means the same wherever it was written; there are at most ``passages`` of them,
-    which have to fit into the engine's context. Each search is a tool call of the budget. Searching also ends when
-    another round would leave the answer fewer tokens than ``step_tokens``, or less time than a round has taken.
+    and the answer is written over the first that have room in its prompt. Each search is a tool call of the budget.
+    Searching also ends when another round would leave the answer fewer tokens than ``step_tokens``, or less time than
+    a round has taken.
     ``search`` beside the answer tells what was searched for, and what ended it: enough, searches, passages, budget,
     questions (there was none that is new), or failure (of a search after the first).
 
@@ -59,7 +60,7 @@ async def agentic_rag(
     async with aclosing(hunt.run()) as hunting:
         async for piece in hunting:
             yield piece
-    found = tuple(hunt.passages.found)
+    found = tuple(tools.fit(messages, hunt.passages.found))
     yield Found(found)
     yield Piece(extra={"search": {"questions": hunt.asked, "ended_by": hunt.ended_by}})
     prompt, written = tools.ground(messages, found), ""

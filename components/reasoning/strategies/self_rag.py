@@ -75,7 +75,7 @@ async def self_rag(
     async with aclosing(judge.search(rewordings, reword_tokens)) as searching:
         async for piece in searching:
             yield piece
-    given = judge.helping or judge.passages.found
+    given = tools.fit(messages, judge.helping or judge.passages.found)
     yield Found(tuple(given))
     prompt = tools.ground(messages, given)
     answer = _Answer(tools.unknown)

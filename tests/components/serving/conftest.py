@@ -132,7 +132,7 @@ def fakes():
 
 
 @pytest.fixture
-def plan(tmp_path):
+def plan(tmp_path, tiny_model_dir):
     """Three names: plain, with an index, and with an index and reasoning."""
     names = (
         ServedName(name="plain"),
@@ -141,7 +141,8 @@ def plan(tmp_path):
     )
     lineage = {name.name: {"model": name.name, "lineage_id": name.name * 8} for name in names}
     uri = str(tmp_path / "lancedb")
-    return ServingPlan("model", names, EngineOptions(), uri, f"{uri}#passages@1", "embedder", lineage=lineage)
+    model = str(tiny_model_dir)
+    return ServingPlan(model, names, EngineOptions(), uri, f"{uri}#passages@1", "embedder", lineage=lineage)
 
 
 @pytest.fixture

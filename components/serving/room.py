@@ -1,0 +1,64 @@
+"""How many of the passages that were found have room in a prompt, by the tokens of the model that reads it."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from components.reasoning.events import Message, Passage, text_of
+from components.serving.errors import ApiError
+
+if TYPE_CHECKING:
+    from components.data.chat import ChatTemplate
+
+_SPARE = 64  # tokens that a strategy's own requests ("Think step by step …") add to the prompt
+_ROLES = ("system", "user", "assistant")
+
+
+class PromptRoom:
+    """The engine's context, and the template that says how much of it a conversation takes."""
+
+    def __init__(self, template: "ChatTemplate", context_tokens: int) -> None:
+        self._template, self._context_tokens = template, context_tokens
+
+    def fitting(
+        self,
+        passages: Sequence[Passage],
+        grounded: Callable[[Sequence[Passage]], Sequence[Message]],
+        answer_tokens: int,
+        most: int | None,
+        *,
+        direct: bool,
+    ) -> list[Passage]:
+        """Return the first passages, as many as leave room for the answer.
+
+        Args:
+            grounded: the prompt over passages.
+            answer_tokens: longest answer.
+            most: longest prompt, in tokens; none is what the context leaves.
+            direct: whether the prompt is sent as it is, with nothing of a strategy's own.
+
+        Raises:
+            ApiError: not one of them has room.
+        """
+        room = self._context_tokens - answer_tokens - (0 if direct else _SPARE)
+        room = room if most is None else min(room, most)
+        for count in range(len(passages), 0, -1):
+            if self._tokens(grounded(passages[:count])) <= room:
+                return list(passages[:count])
+        if not passages:
+            return []
+        raise ApiError(
+            400,
+            f"This model answers from passages, and the conversation leaves no room for one: a prompt may have {room} "
+            f"tokens beside an answer of {answer_tokens}, of a context length of {self._context_tokens}. Shorten the "
+            "conversation or lower max_tokens.",
+            code="context_length_exceeded",
+            param="messages",
+        )
+
+    def _tokens(self, messages: Sequence[Message]) -> int:
+        # A tool's message counts as a user's: the engine knows more roles than training does.
+        plain = [
+            {"role": message["role"] if message["role"] in _ROLES else "user", "content": text_of(message)}
+            for message in messages
+        ]
+        return len(self._template.prompt_ids(plain))

@@ -24,6 +24,7 @@ class Abstention:
     max_false_answer_rate: float  # what was asked for
     false_answer_rate: dict[str, float]  # of held-out unanswerable questions, mean with its interval
     answer_rate: dict[str, float]  # of held-out answerable questions
+    passages: int  # the confidence is that of so many best hits: more of them are seldom less sure
 
 
 def confidence(hits: "Sequence[Hit]", signal: Signal) -> float:
@@ -55,11 +56,17 @@ def threshold_for(unanswerable: Sequence[float], max_rate: float) -> float:
 
 
 def fit(
-    answerable: Sequence[dict[Signal, float]], unanswerable: Sequence[dict[Signal, float]], max_rate: float
+    answerable: Sequence[dict[Signal, float]],
+    unanswerable: Sequence[dict[Signal, float]],
+    max_rate: float,
+    passages: int,
 ) -> Abstention:
     """Return the threshold on the signal that tells the two kinds apart best.
 
     Every second question fits (which signal, and where the threshold is), the others measure what it does.
+
+    Args:
+        passages: how many hits the confidences were taken over.
 
     Raises:
         UserError: there are too few unanswerable questions, as ``threshold_for`` says.
@@ -70,12 +77,16 @@ def fit(
     threshold = threshold_for([question[signal] for question in unanswerable[::2]], max_rate)
     passed = [[float(question[signal] > threshold) for question in side[1::2]] for side in (unanswerable, answerable)]
     rates = [interval([values], [str(place) for place in range(len(values))]) for values in passed]
-    return Abstention(signal, threshold, max_rate, *rates)
+    return Abstention(signal, threshold, max_rate, *rates, passages)
 
 
 def answers(hits: "Sequence[Hit]", kept: dict[str, Any]) -> bool:
-    """Return whether hits are strong enough to answer from, by an abstention that was kept with the index."""
-    return confidence(hits, kept["signal"]) > kept["threshold"]
+    """Return whether hits are strong enough to answer from, by an abstention that was kept with the index.
+
+    Args:
+        hits: ``kept["passages"]`` of them at least, or all that there are.
+    """
+    return confidence(hits[: kept["passages"]], kept["signal"]) > kept["threshold"]
 
 
 def _auc(high: Sequence[float], low: Sequence[float]) -> float:

@@ -60,11 +60,10 @@ class SearchServer:
 
         if mode not in self._retrievers:  # two first requests may both open it: the later one stays
             self._retrievers[mode] = self._opened(mode)
-        hits = self._retrievers[mode].search(query, k, where, trace=trace)
-        sure = {}
-        if mode == "auto" and self._abstention:
-            sure = {"answerable": abstain.answers(hits, self._abstention)}
-        return [asdict(hit) | sure for hit in hits]
+        kept = self._abstention if mode == "auto" else None
+        hits = self._retrievers[mode].search(query, max(k, kept["passages"]) if kept else k, where, trace=trace)
+        sure = {"answerable": abstain.answers(hits, kept)} if kept else {}
+        return [asdict(hit) | sure for hit in hits[:k]]
 
     def _opened(self, mode: Mode) -> Any:
         """Return the retriever of a mode; all share the embedder and the opened table."""

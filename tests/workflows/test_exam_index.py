@@ -59,6 +59,9 @@ def test_an_exam_is_kept_with_its_version_and_a_worse_version_does_not_get_the_t
     for mode in ("auto", "hierarchical", "graph", "communities", "hybrid"):
         found = server._search("Which function counts the entries of the queue?", 2, mode, None)
         assert len(found) == 2 and ("answerable" in found[0]) == (mode == "auto")
+    for query in ("Which function counts the entries of the queue?", "Who won the match?"):
+        verdicts = {k: {hit["answerable"] for hit in server._search(query, k, "auto", None)} for k in (1, 3, 8)}
+        assert len(set.union(*verdicts.values())) == 1  # however many passages a name shows
 
     rows = store.read(index)
     noise = np.random.default_rng(0).normal(size=(len(rows), 384)).tolist()

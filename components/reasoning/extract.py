@@ -33,6 +33,7 @@ _COMPARED = re.compile(
 _AGAINST = {"not", "no", "never", "wrong", "incorrect", "false", "than"}
 _GOES_ON = {"is", "was", "has", "had", "will", "would", "because", "since"}
 _EXCLUDED = re.compile(r"\bnot\s+(?:option\s+|choice\s+)?(?:\([A-Z]\)|[A-Z]\b)")
+_YES_OR_NO = re.compile(r"[\s*_`\"'“]*(yes|no)\b(?=[\s*_`\"'”]*(?:[.,!;:—–\n]|$))", re.IGNORECASE)
 _SECOND = re.compile(r"^\s*\(?B[).:]", re.MULTILINE)
 _MATHEMATICS_S = 30  # its first use reads its grammar
 _LATEX = re.compile(r"\\(?:d?frac|sqrt|text|left|right|pi|cdot|times|boxed|infty|[{}])")
@@ -42,7 +43,8 @@ def extract(text: str, choices: int = 0) -> str:
     """Return the final answer in a text as it is written there; empty where there is none.
 
     What an announcement (`#### 72`, `\\boxed{72}`, `the answer is 72`, `Answer: 72`, a JSON object's "answer") names
-    comes first, the last of several. Without one it is the last number, and in a text without numbers the last line.
+    comes first, the last of several. Without one it is the last number, and in a text without numbers the yes or no
+    that it begins with, or the last line.
 
     Args:
         choices: how many lettered options the question has; the answer is then a letter, or empty.
@@ -61,6 +63,8 @@ def _extracted(text: str, choices: int) -> str:
     numbers = _NUMBER.findall(text)
     if numbers:
         return numbers[-1]
+    if begun := _YES_OR_NO.match(text):
+        return begun[1]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return _bare(lines[-1]) if lines and not _ANNOUNCED.search(text) else ""
 

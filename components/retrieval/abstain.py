@@ -76,8 +76,8 @@ def fit(
     )
     threshold = threshold_for([question[signal] for question in unanswerable[::2]], max_rate)
     passed = [[float(question[signal] > threshold) for question in side[1::2]] for side in (unanswerable, answerable)]
-    rates = [interval([values], [str(place) for place in range(len(values))]) for values in passed]
-    return Abstention(signal, threshold, max_rate, *rates, passages)
+    false, true = (interval([values], [str(place) for place in range(len(values))]) for values in passed)
+    return Abstention(signal, threshold, max_rate, false_answer_rate=false, answer_rate=true, passages=passages)
 
 
 def answers(hits: "Sequence[Hit]", kept: dict[str, Any]) -> bool:

@@ -24,7 +24,6 @@ class Abstention:
     max_false_answer_rate: float  # what was asked for
     false_answer_rate: dict[str, float]  # of held-out unanswerable questions, mean with its interval
     answer_rate: dict[str, float]  # of held-out answerable questions
-    passages: int  # the confidence is that of so many best hits: more of them are seldom less sure
 
 
 def confidence(hits: "Sequence[Hit]", signal: Signal) -> float:
@@ -56,17 +55,11 @@ def threshold_for(unanswerable: Sequence[float], max_rate: float) -> float:
 
 
 def fit(
-    answerable: Sequence[dict[Signal, float]],
-    unanswerable: Sequence[dict[Signal, float]],
-    max_rate: float,
-    passages: int,
+    answerable: Sequence[dict[Signal, float]], unanswerable: Sequence[dict[Signal, float]], max_rate: float
 ) -> Abstention:
     """Return the threshold on the signal that tells the two kinds apart best.
 
     Every second question fits (which signal, and where the threshold is), the others measure what it does.
-
-    Args:
-        passages: how many hits the confidences were taken over.
 
     Raises:
         UserError: there are too few unanswerable questions, as ``threshold_for`` says.
@@ -76,17 +69,18 @@ def fit(
     )
     threshold = threshold_for([question[signal] for question in unanswerable[::2]], max_rate)
     passed = [[float(question[signal] > threshold) for question in side[1::2]] for side in (unanswerable, answerable)]
-    false, true = (interval([values], [str(place) for place in range(len(values))]) for values in passed)
-    return Abstention(signal, threshold, max_rate, false_answer_rate=false, answer_rate=true, passages=passages)
+    rates = [interval([values], [str(place) for place in range(len(values))]) for values in passed]
+    return Abstention(signal, threshold, max_rate, *rates)
 
 
-def answers(hits: "Sequence[Hit]", kept: dict[str, Any]) -> bool:
+def answers(hits: "Sequence[Hit]", kept: dict[str, Any], fitted_on: int) -> bool:
     """Return whether hits are strong enough to answer from, by an abstention that was kept with the index.
 
     Args:
-        hits: ``kept["passages"]`` of them at least, or all that there are.
+        hits: ``fitted_on`` of them at least, or all that there are.
+        fitted_on: how many hits of a question the threshold was fitted on; more of them are seldom less sure.
     """
-    return confidence(hits[: kept["passages"]], kept["signal"]) > kept["threshold"]
+    return confidence(hits[:fitted_on], kept["signal"]) > kept["threshold"]
 
 
 def _auc(high: Sequence[float], low: Sequence[float]) -> float:

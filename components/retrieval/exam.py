@@ -151,7 +151,7 @@ def abstention(retriever: "Retriever", asked: Mapping[str, Asked], max_rate: flo
         for side, where in ((answerable, None), (unanswerable, f"doc_id <> {store.quote(one.doc_id)}")):
             hits = retriever.search(one.question, where=where)
             side.append({signal: abstain.confidence(hits, signal) for signal in abstain.SIGNALS})
-    return abstain.fit(answerable, unanswerable, max_rate, retriever.config.k)
+    return abstain.fit(answerable, unanswerable, max_rate)
 
 
 def worse_than(retriever: "Retriever", previous: "Retriever", asked: Mapping[str, Asked], k: int) -> dict[str, float]:

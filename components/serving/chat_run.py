@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from components.reasoning.budget import KINDS, Budget
@@ -77,10 +78,7 @@ class ChatRun:
 
     def ground(self, choice: int, messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
         """Return the trained prompt over ``passages``, and keep it for feedback: choices may find different ones."""
-        search = self.setup.settings.search
-        assert search is not None, "only names with an index ground their prompts"
-        prompt = grounded_conversation(with_plain_contents(messages), passages, search.passage_words, search.guard)
-        self.prompts[choice] = prompt
+        prompt = self.prompts[choice] = self._grounded(messages, passages)
         return prompt
 
     def fit(self, messages: Sequence[Message], passages: Sequence[Passage]) -> Sequence[Passage]:
@@ -88,14 +86,18 @@ class ChatRun:
         setup, search, room = self.setup.settings, self.setup.settings.search, self._service.room
         if search is None or room is None:
             return passages
-        plain = with_plain_contents(messages)
         return room.fitting(
             passages,
-            lambda some: grounded_conversation(plain, some, search.passage_words, search.guard),
+            partial(self._grounded, messages),
             self.request.token_limit() or setup.max_tokens,
             search.prompt_tokens,
             direct=setup.strategy == "direct",
         )
+
+    def _grounded(self, messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
+        search = self.setup.settings.search
+        assert search is not None, "only names with an index ground their prompts"
+        return grounded_conversation(with_plain_contents(messages), passages, search.passage_words, search.guard)
 
     def show(self, passage: Passage) -> str:
         """Return a passage as the trained prompt would show it, what speaks to the model in it guarded against."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from components.data.chat import ChatTemplate
 from components.models.adapter_base import Carrier
 from components.reasoning.events import Message
 from components.serving.adapters import Adapter, Shelf
@@ -60,7 +61,6 @@ class Ingress:
     def __init__(
         self, plan: ServingPlan, engine: Any, search: Any | None, scorer: Any | None = None, ledger: Any | None = None
     ) -> None:
-        from components.data.chat import ChatTemplate
         from components.reasoning.menu import strategy
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # a line for each request otherwise
@@ -87,7 +87,7 @@ class Ingress:
         find = self.find_passages if search is not None and plan.index else None
         score = self.score if scorer is not None else None
         similar = Similarity(self.vectors) if search is not None and plan.embedder else None
-        searches = find is not None and any(name.search for name in plan.names)
+        searches = any(name.search for name in plan.names)
         room = PromptRoom(ChatTemplate.from_folder(plan.model), plan.engine.max_model_len) if searches else None
         self.chat = ChatService(
             engine, find, self.metrics, self._recent, self._retry_after_s, score, similar, plan.tracing, room

@@ -1,22 +1,19 @@
 """How many of the passages that were found have room in a prompt, by the tokens of the model that reads it."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from components.data.chat import ChatTemplate
 from components.reasoning.events import Message, Passage, text_of
 from components.serving.errors import ApiError
 
-if TYPE_CHECKING:
-    from components.data.chat import ChatTemplate
-
 _SPARE = 64  # tokens that a strategy's own requests ("Think step by step …") add to the prompt
-_ROLES = ("system", "user", "assistant")
+_EVERY_TEMPLATE = ("system", "user", "assistant")  # roles that it knows without more fields than the text
 
 
 class PromptRoom:
     """The engine's context, and the template that says how much of it a conversation takes."""
 
-    def __init__(self, template: "ChatTemplate", context_tokens: int) -> None:
+    def __init__(self, template: ChatTemplate, context_tokens: int) -> None:
         self._template, self._context_tokens = template, context_tokens
 
     def fitting(
@@ -56,9 +53,9 @@ class PromptRoom:
         )
 
     def _tokens(self, messages: Sequence[Message]) -> int:
-        # A tool's message counts as a user's: the engine knows more roles than training does.
+        # A tool's or a developer's message counts as a user's: it is about as long, and not every template has them.
         plain = [
-            {"role": message["role"] if message["role"] in _ROLES else "user", "content": text_of(message)}
+            {"role": message["role"] if message["role"] in _EVERY_TEMPLATE else "user", "content": text_of(message)}
             for message in messages
         ]
         return len(self._template.prompt_ids(plain))

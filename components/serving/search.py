@@ -60,9 +60,10 @@ class SearchServer:
 
         if mode not in self._retrievers:  # two first requests may both open it: the later one stays
             self._retrievers[mode] = self._opened(mode)
-        kept = self._abstention if mode == "auto" else None
-        hits = self._retrievers[mode].search(query, max(k, kept["passages"]) if kept else k, where, trace=trace)
-        sure = {"answerable": abstain.answers(hits, kept)} if kept else {}
+        retriever, kept = self._retrievers[mode], self._abstention if mode == "auto" else None
+        fitted_on = retriever.config.k  # what the exam searched for
+        hits = retriever.search(query, max(k, fitted_on) if kept else k, where, trace=trace)
+        sure = {"answerable": abstain.answers(hits, kept, fitted_on)} if kept else {}
         return [asdict(hit) | sure for hit in hits[:k]]
 
     def _opened(self, mode: Mode) -> Any:

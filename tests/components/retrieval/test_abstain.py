@@ -37,7 +37,7 @@ def test_the_signal_that_tells_them_apart_is_taken_and_measured_on_other_questio
     noise = [rng.random() for _ in range(200)]
     answerable = _questions(noise, [rng.gauss(5, 1) for _ in noise])
     unanswerable = _questions(noise[::-1], [rng.gauss(0, 1) for _ in noise])
-    found = fit(answerable, unanswerable, 0.1, 3)
+    found = fit(answerable, unanswerable, 0.1)
     assert found.signal == "bm25"
     assert found.answer_rate["mean"] > 0.95 and found.answer_rate["n"] == 100
     assert found.false_answer_rate["mean"] < 0.2
@@ -46,7 +46,7 @@ def test_the_signal_that_tells_them_apart_is_taken_and_measured_on_other_questio
 def test_where_nothing_tells_them_apart_the_promise_holds_and_few_are_answered() -> None:
     rng = random.Random(2)
     same = [_questions([rng.random() for _ in range(400)], [rng.random() for _ in range(400)]) for _ in range(2)]
-    found = fit(*same, 0.05, 3)
+    found = fit(*same, 0.05)
     assert found.false_answer_rate["low"] < 0.05 and found.answer_rate["mean"] < 0.15
 
 
@@ -54,6 +54,6 @@ def test_it_goes_by_as_many_hits_as_it_was_fitted_on() -> None:
     """A weaker first hit and a stronger fourth: three were looked at when the threshold was fitted."""
     scores = [0.4, 0.3, 0.2, 0.9]
     hits = [Hit(str(n), "", "", "", "", "", "", None, 0, 0, 0.0, score, None) for n, score in enumerate(scores)]
-    kept = {"signal": "similarity", "threshold": 0.5, "passages": 3}
-    assert not answers(hits, kept) and answers(hits, kept | {"passages": 4})
-    assert answers(hits, kept | {"threshold": 0.35})
+    kept = {"signal": "similarity", "threshold": 0.5}
+    assert not answers(hits, kept, 3) and answers(hits, kept, 4)
+    assert answers(hits, kept | {"threshold": 0.35}, 3)

@@ -129,6 +129,7 @@ def sit(
         "mode": compared.chosen,
         "config": best.model_dump(mode="json"),
         "questions": len(asked),
+        "asked": [one.question for one in asked.values()],
         "kinds": {kind: sum(one.kind == kind for one in asked.values()) for kind in {o.kind for o in asked.values()}},
         "vector_index": kind,
         "recall_of_exact": recall,

@@ -4,15 +4,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import model_validator
 
 from components.config import Config, Field, ModelRef, TableRef, UserError
 from components.data import store
+from components.data.grounding import ABSTENTION
 from components.data.statistics import interval
 from components.models import sources
 from components.progress import progress
-from components.retrieval import exam, facts
+from components.retrieval import abstain, exam, facts
 from components.retrieval.answer_measures import BY_WORDS, Measure, answer_relevance
+from components.retrieval.citations import repaired
 from components.retrieval.guard import Guard
 from components.retrieval.measure import Figures, table
 from components.retrieval.prompt import grounded_conversation
@@ -38,7 +42,19 @@ class RagEvaluation(Config):
     passages: int = Field(3, ge=1, le=20, description="passages in the prompt")
     passage_words: int = Field(45, ge=10, description="longest passage in the prompt, in words, by whole sentences")
     guard: Guard = Field("quote", description="what becomes of text in passages that gives orders to the model")
+    abstain: bool = Field(
+        False, description="say that one does not know where what was found is below the exam's threshold, as served"
+    )
+    citations: Literal["check", "repair"] = Field(
+        "check", description="measure marks as the model sets them, or as a served name with repair puts them right"
+    )
     max_new_tokens: int = Field(64, ge=1, description="longest answer, in tokens")
+
+    @model_validator(mode="after")
+    def _the_threshold_is_the_exams(self) -> "RagEvaluation":
+        if self.abstain and self.retrieve is not None:
+            raise UserError("rag.abstain goes by the exam's threshold, which is for its own choice: leave out retrieve")
+        return self
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,8 @@ class Sitting:
     trace: Span
     passages: list[dict[str, Any]]
     prompt: list[dict[str, Any]]
+    is_sure: bool  # whether what was found is strong enough for the model to be asked
+    is_new: bool  # whether the index's exam did not ask it, neither to choose nor to fit
 
     @property
     def expected(self) -> dict[str, Any]:
@@ -97,7 +115,11 @@ def open_index(config: RagEvaluation, cache: Path) -> "Retriever":
 
 def search_all(config: RagEvaluation, retriever: "Retriever", seed: int) -> list[Sitting]:
     """Return the questions with what was found for each; of the last ones the document is kept out of sight."""
-    asked = list(exam.questions_from(retriever.index, config.questions, seed).values())
+    record = facts.read(retriever.index, exam.KIND) or {}
+    examined = set(record.get("asked", ()))
+    asked = _questions(config, retriever.index, examined, seed)
+    threshold = _threshold(config, record, retriever.index)
+    fitted_on = retriever.config.k
     first_without = round(len(asked) * (1 - config.unanswerable_share))
     sittings = []
     for number, one in enumerate(asked):
@@ -105,27 +127,57 @@ def search_all(config: RagEvaluation, retriever: "Retriever", seed: int) -> list
         where = None if answerable else f"doc_id <> {store.quote(one.doc_id)}"
         trace = Span("question", "CHAIN", {"question": one.question})
         with step(trace, "retrieve", "RETRIEVER", {"query": one.question, "where": where}) as found:
-            passages = [asdict(hit) for hit in retriever.search(one.question, config.passages, where, trace=found)]
+            depth = max(config.passages, fitted_on) if threshold else config.passages
+            hits = retriever.search(one.question, depth, where, trace=found)
+            passages = [asdict(hit) for hit in hits[: config.passages]]
             found.end(as_documents(passages))
         said = [{"role": "user", "content": one.question}]
         prompt = grounded_conversation(said, passages, config.passage_words, config.guard)
-        sittings.append(Sitting(one, answerable, trace, passages, prompt))
+        is_sure = threshold is None or abstain.answers(hits, threshold, fitted_on)
+        sittings.append(Sitting(one, answerable, trace, passages, prompt, is_sure, one.question not in examined))
         progress(number + 1, len(asked), "questions searched")
     return sittings
+
+
+def _questions(config: RagEvaluation, index: str, examined: set[str], seed: int) -> list[exam.Asked]:
+    """Return the questions in a random order; those that the exam asked only where there are no others left."""
+    made = list(exam.questions_from(index, config.questions + len(examined), seed).values())
+    kept = set(sorted(made, key=lambda one: one.question in examined)[: config.questions])
+    return [one for one in made if one in kept]
+
+
+def _threshold(config: RagEvaluation, record: Mapping[str, Any], index: str) -> dict[str, Any] | None:
+    """Return what decides whether an answer is given, None where the model alone does."""
+    if not config.abstain:
+        return None
+    if "abstention" not in record:
+        raise UserError(f"{index} has sat no exam, which rag.abstain needs a threshold of: run workflows.exam_index")
+    return dict(record["abstention"])
 
 
 def answer_all(
     config: RagEvaluation, sittings: Sequence[Sitting], template: Any, model: Path, engine_config: Any
 ) -> list[dict[str, Any]]:
-    """Return the model's greedy answers, each noted in its question's trace; needs a connection to Ray."""
+    """Return the answers, each noted in its question's trace; needs a connection to Ray.
+
+    They are the model's, greedy, where what was found is strong enough, and the abstention elsewhere.
+    """
     from components.models import engine
 
-    parts = [Span("generate, all at once", "LLM", {"messages": sitting.prompt}) for sitting in sittings]
-    rows = [{"prompt_ids": template.prompt_ids(sitting.prompt)} for sitting in sittings]
-    answers = engine.sample(rows, model, engine.Sampling(max_new_tokens=config.max_new_tokens), engine_config)
-    for sitting, part, answer in zip(sittings, parts, answers, strict=True):
-        part.end(answer["text"])
+    sure = [sitting for sitting in sittings if sitting.is_sure]
+    parts = [Span("generate, all at once", "LLM", {"messages": sitting.prompt}) for sitting in sure]
+    rows = [{"prompt_ids": template.prompt_ids(sitting.prompt)} for sitting in sure]
+    sampling = engine.Sampling(max_new_tokens=config.max_new_tokens)
+    said = iter(engine.sample(rows, model, sampling, engine_config) if rows else ())
+    unsaid = {"text": ABSTENTION, "tokens": 0}
+    answers: list[dict[str, Any]] = [next(said) if sitting.is_sure else dict(unsaid) for sitting in sittings]
+    for sitting, part in zip(sure, parts, strict=True):
         sitting.trace.parts.append(part)
+    for sitting, answer in zip(sittings, answers, strict=True):
+        if sitting.is_sure:
+            sitting.trace.parts[-1].end(answer["text"])
+        if config.citations == "repair":
+            answer["text"] = repaired(answer["text"], sitting.passages)[0]
         sitting.trace.end({"answer": answer["text"].strip()})
     return answers
 
@@ -137,6 +189,8 @@ def as_row(sitting: Sitting, answer: Mapping[str, Any]) -> dict[str, Any]:
         "kind": sitting.asked.kind,
         "answer": answer["text"].strip(),
         "tokens": answer["tokens"],
+        "asked_the_model": sitting.is_sure,
+        "in_exam": not sitting.is_new,
         "expected": sitting.expected,
         "passages": sitting.passages,
     }
@@ -151,6 +205,7 @@ def figures(
     """
     values: dict[str, Callable[[Mapping[str, Any]], float | None]] = dict(measures)
     values["answer_tokens"] = lambda row: float(row["tokens"])
+    values["in_exam"] = lambda row: float(row["in_exam"])  # 0 where nothing asked had a say in the search or threshold
     found = {name: interval([[value(row) for row in rows]], documents, seed=seed) for name, value in values.items()}
     return {name: figure for name, figure in found.items() if figure["n"]}
 

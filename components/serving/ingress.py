@@ -15,6 +15,7 @@ from components.serving.chat import ChatService, NameSetup
 from components.serving.completions import CompletionRun
 from components.serving.errors import ApiError, from_exception, unknown_model
 from components.serving.feedback import RecentRequests, append, feedback_row
+from components.serving.filters import where_of
 from components.serving.hot_swap import HotSwap
 from components.serving.key_budgets import Account
 from components.serving.lineage import with_adapter
@@ -197,7 +198,8 @@ class Ingress:
     async def search(self, request: SearchRequest) -> dict[str, Any]:
         """Return the body of ``/v1/search``. Raises ApiError."""
         with self.metrics.retrieval.time():
-            found = await self.find_passages(request.query, request.k, request.mode)
+            where = where_of(request.filters)
+            found = await self.find_passages(request.query, request.k, request.mode, where)
         return {"object": "list", "index": self.plan.index, "data": found}
 
     async def embeddings(self, request: EmbeddingRequest) -> dict[str, Any]:

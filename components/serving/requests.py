@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from components.reasoning.budget import Limits
+from components.serving.filters import Filter, where_of
 from components.serving.settings import Mode
 
 _OURS = {"model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "seed"}
@@ -123,6 +124,13 @@ class SearchRequest(BaseModel):
     query: str = Field(min_length=1)
     k: int = Field(5, ge=1, le=100)
     mode: Mode = "hybrid"
+    filters: Filter | None = None
+
+    @field_validator("filters")
+    @classmethod
+    def _filters_are_small(cls, filters: Any) -> Any:
+        where_of(filters)
+        return filters
 
 
 class AdapterRequest(BaseModel):

@@ -96,6 +96,23 @@ def slow(host: Host, rate: str | None) -> None:
         _run(*qdisc, "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms")
 
 
+def clock_library() -> Path | None:
+    """Return the library that shifts the clock of the processes that load it, if it is installed."""
+    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
+def set_clock(host: Host, offset: str | None) -> None:
+    """Let what is started on a host from now on see the time of day shifted ("+1h"); none lifts that.
+
+    Time that passes stays as it is, as on a host whose clock was set wrong.
+    """
+    page = host.home / ".bashrc"
+    lines = [line for line in page.read_text().splitlines() if "FAKETIME" not in line]
+    if offset:
+        lines.append(f"export LD_PRELOAD={clock_library()} DONT_FAKE_MONOTONIC=1 FAKETIME={offset}")
+    page.write_text("\n".join(lines) + "\n")
+
+
 def stop(host: Host) -> None:
     """End every process of a host at once, as a power cut does."""
     for process in processes(host):

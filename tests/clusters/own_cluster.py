@@ -48,6 +48,19 @@ class Cluster:
             assert time.monotonic() < deadline, status.stdout[-2000:] + status.stderr[-2000:]
             time.sleep(5)
 
+    def restart(self, offsets: dict[str, str | None]) -> None:
+        """Stop hosts, set the clock of each ("+1h", or None: right) by the host's name, and have them back."""
+        chosen = [host for host in self.hosts if host.name in offsets]
+        for host in chosen:
+            machines.stop(host)
+            machines.set_clock(host, offsets[host.name])
+            machines.start(host)
+        deadline = time.monotonic() + _UP_TIMEOUT_S
+        while not all(of_ray(host) for host in chosen):
+            assert time.monotonic() < deadline, "Ray was not started again on a host that came back"
+            time.sleep(2)
+        self.await_all()
+
     def down(self) -> None:
         """Take the cluster down; nothing of Ray may be left on any host."""
         down = self._ray("down", "--yes", str(self.page), timeout_s=_UP_TIMEOUT_S)

@@ -247,6 +247,9 @@ def test_search_finds_the_passage_that_answers(url):
         found = httpx.post(f"{url}/v1/search", json={"query": "delete a file", "k": 2, "mode": mode}).json()
         assert found["data"][0]["passage_id"] == "os.remove" and found["data"][0]["score"] > 0
         assert "vector" not in found["data"][0]
+    others = {"type": "ne", "key": "passage_id", "value": "os.remove"}
+    found = httpx.post(f"{url}/v1/search", json={"query": "delete a file", "k": 2, "filters": others}).json()
+    assert found["data"] and all(row["passage_id"] != "os.remove" for row in found["data"])
 
 
 def test_failures_are_the_openai_clients_own_exceptions(client):

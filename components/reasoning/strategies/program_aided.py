@@ -12,7 +12,9 @@ from components.reasoning.sandbox import SandboxLimits, run_program
 
 REQUEST = (
     "Write a short Python program that computes the answer and prints it, and nothing else. "
-    "Put it between ```python and ```."
+    "Put it between ```python and ```. For the question 'A shelf holds 14 books. Nine are lent out and two boxes of 6 "
+    "come in. How many books are there now?' that is:\n\n"
+    "```python\nbooks = 14 - 9 + 2 * 6\nprint(books)\n```"
 )
 
 

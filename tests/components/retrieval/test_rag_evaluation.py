@@ -7,7 +7,9 @@ import pytest
 
 from components.config import UserError
 from components.models import engine
+from components.retrieval import exam, facts
 from components.retrieval.rag_evaluation import RagEvaluation, run_evaluation
+from components.retrieval.settings import RetrieveConfig
 from components.tracking.run import client_of
 from tests.workflows.deeds import write_deeds
 
@@ -66,8 +68,43 @@ def test_a_model_that_never_answers_abstains_rightly_half_of_the_time(index, min
     assert "faithfulness" not in metrics and "answer_relevance" not in metrics
 
 
+def test_it_answers_as_a_served_name_does_that_abstains_and_repairs(tmp_path, minilm, make_run, monkeypatch):
+    """The threshold lies amid the similarities: below it the model is not asked, and a mark of no passage goes."""
+    examined = write_deeds(str(tmp_path / "lancedb"), minilm)
+    before = [one.question for one in exam.questions_from(examined, 30, 0).values()]
+    asked = []
+
+    def wrong_mark(prompt):
+        asked.append(prompt)
+        return f"{_first_sentence(prompt).removeprefix('[1] ')} [9]"
+
+    record = {"config": RetrieveConfig().model_dump(mode="json"), "asked": before}
+    figures, rows = {}, {}
+    for threshold in (0.0, 0.55):
+        asked.clear()
+        facts.write(examined, exam.KIND, record | {"abstention": {"signal": "similarity", "threshold": threshold}})
+        _, outputs, metrics = _ask(
+            examined, minilm, make_run, monkeypatch, wrong_mark, abstain=True, citations="repair"
+        )
+        rows[threshold] = [json.loads(line) for line in Path(outputs["answers"]).read_text().splitlines()]
+        figures[threshold] = metrics
+        sure = [max(p["similarity"] or 0 for p in row["passages"]) > threshold for row in rows[threshold]]
+        assert [row["asked_the_model"] for row in rows[threshold]] == sure and len(asked) == sum(sure)
+        for row in rows[threshold]:
+            assert row["asked_the_model"] or row["answer"] == "I don't know."
+            assert "[9]" not in row["answer"]
+    assert all(row["asked_the_model"] for row in rows[0.0]) and figures[0.0]["citation_precision"] == 1.0
+    assert 0 < sum(row["asked_the_model"] for row in rows[0.55]) < 20
+    assert figures[0.55]["abstention_recall"] > 0 == figures[0.0]["abstention_recall"]
+    assert figures[0.0]["in_exam"] == 0.0 and not {row["question"] for row in rows[0.0]} & set(before)
+
+
 def test_what_cannot_be_measured_is_refused(index, minilm, make_run, monkeypatch):
     with pytest.raises(UserError, match=r"rag\.index"):
         _ask(None, minilm, make_run, monkeypatch, str)
     with pytest.raises(UserError, match=r"mode=text has no embedder"):
         _ask(index, minilm, make_run, monkeypatch, str, retrieve={"mode": "text"})
+    with pytest.raises(UserError, match=r"sat no exam.*exam_index"):
+        _ask(index, minilm, make_run, monkeypatch, str, abstain=True)
+    with pytest.raises(ValueError, match="leave out retrieve"):
+        _ask(index, minilm, make_run, monkeypatch, str, abstain=True, retrieve={"mode": "hybrid"})

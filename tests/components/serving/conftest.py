@@ -111,12 +111,13 @@ class FakeSearch:
     """Returns the same passages for every question, and vectors of two numbers."""
 
     def __init__(self):
-        self.asked, self.failure = [], None
+        self.asked, self.where, self.failure = [], None, None
         self.search = SimpleNamespace(remote=self._search)
         self.embed = SimpleNamespace(remote=self._embed)
 
     async def _search(self, query, k, mode, where):
         self.asked.append((query, k, mode))
+        self.where = where
         if self.failure is not None:
             raise self.failure
         return PASSAGES[:k]

@@ -253,6 +253,16 @@ def test_search_returns_passages_with_scores_and_the_index_version(server):
     assert call(without, "POST", "/v1/search", json={"query": "q"}).json()["error"]["code"] == "no_index"
 
 
+def test_a_search_is_narrowed_by_openais_filters_and_never_by_sql(server):
+    client, _, search = server()
+    fine = {"type": "eq", "key": "source", "value": "it's.md"}
+    assert call(client, "POST", "/v1/search", json={"query": "q", "filters": fine}).status_code == 200
+    assert search.where == "(`source` = 'it''s.md')"
+    for wrong in ({"type": "eq", "key": "vector", "value": "1"}, "source = 'a'", {"type": "and", "filters": []}):
+        refused = call(client, "POST", "/v1/search", json={"query": "q", "filters": wrong})
+        assert refused.status_code == 400 and refused.json()["error"]["param"].startswith("filters")
+
+
 def test_lineage_tells_every_name_or_one(server):
     client, _, _ = server()
     assert len(call(client, "GET", "/v1/lineage").json()["data"]) == 3

@@ -65,7 +65,7 @@ def test_a_name_can_ask_for_less_than_there_is_room_for(ask, template):
 
 def test_a_strategys_own_words_have_room_too(ask, template):
     both = tokens(template, PASSAGES[:2])
-    context = both + ANSWER + 63  # enough for what is written over them, not for the request to think as well
+    context = both + ANSWER + 159  # enough for what is written over them, not for the request to think as well
     assert ask(context)[2].count("\n[2] ") == 1
     assert ask(context, strategy="zero_shot_cot")[2].count("\n[2] ") == 0
 

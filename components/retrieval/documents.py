@@ -6,7 +6,7 @@ words that it shares with the question by chance, far from the question's subjec
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ KIND = "documents"
 _ROWS_AT_A_TIME = 4096
 _FIRST_SENTENCE = re.compile(r".+?[.!?](?=\s|$)")
 _SUMMARY_WORDS = 40  # of each of its two sentences
+_MOST_NAMED = 10_000  # documents that a condition lists
 _SHARED = ("corpus", "doc_id", "source", "title", "group", "symbol", "metadata", "embedder")  # of all its passages
 
 
@@ -68,6 +69,18 @@ def table_of(index_ref: str) -> str:
     return facts.table_of(index_ref, KIND, what="document vectors", option="documents")
 
 
+def holding(passages: Any, where: str) -> str | None:
+    """Return the condition on documents that some of their passages meet ``where``; None: more than one can list.
+
+    Documents have not all columns of their passages, and a page or a section is one passage's.
+
+    Raises:
+        UserError: bad ``where``.
+    """
+    keys = {(row["corpus"], row["doc_id"]) for row in store.rows(passages, ["corpus", "doc_id"], where)}
+    return None if len(keys) > _MOST_NAMED else _one_of(sorted(keys)) or "false"
+
+
 def nearest(table: Any, query: str, vector: "np.ndarray", n: int, where: str | None) -> str | None:
     """Return the condition that a passage is of one of the ``n`` best documents; None where there are none.
 
@@ -80,11 +93,17 @@ def nearest(table: Any, query: str, vector: "np.ndarray", n: int, where: str | N
     found = [rows[key] for key, _ in ranked[:n]]
     if not found:
         return None
-    pairs: dict[str, list[str]] = {}
-    for row in found:
-        pairs.setdefault(row["corpus"], []).append(row["doc_id"])
-    parts = [f"(corpus = {store.quote(corpus)} AND {store.one_of('doc_id', ids)})" for corpus, ids in pairs.items()]
-    return " OR ".join(parts)
+    return _one_of([(row["corpus"], row["doc_id"]) for row in found])
+
+
+def _one_of(keys: Iterable[tuple[str, str]]) -> str:
+    """Return the condition that a row is of one of the documents, each a corpus and an id; '' where there are none."""
+    by_corpus: dict[str, list[str]] = {}
+    for corpus, doc_id in keys:
+        by_corpus.setdefault(corpus, []).append(doc_id)
+    return " OR ".join(
+        f"(corpus = {store.quote(corpus)} AND {store.one_of('doc_id', ids)})" for corpus, ids in by_corpus.items()
+    )
 
 
 def _by_document(passages: "pa.Table") -> "Iterator[tuple[list[dict[str, Any]], np.ndarray]]":

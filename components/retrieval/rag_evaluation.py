@@ -1,6 +1,7 @@
 """Answers over an index, from question to citation: what was found, whether it is what was said, when nothing is."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from components.retrieval.settings import RetrieveConfig
 from components.spans import Span, as_documents, step
 
 if TYPE_CHECKING:
+    from components.retrieval.hits import Hit
     from components.retrieval.retrieve import Retriever
 
 
@@ -67,7 +69,7 @@ class Sitting:
     passages: list[dict[str, Any]]
     prompt: list[dict[str, Any]]
     is_sure: bool  # whether what was found is strong enough for the model to be asked
-    is_new: bool  # whether the index's exam did not ask it, neither to choose nor to fit
+    in_exam: bool | None  # whether the index's exam asked it, to choose or to fit; None: its record does not say
 
     @property
     def expected(self) -> dict[str, Any]:
@@ -116,9 +118,10 @@ def open_index(config: RagEvaluation, cache: Path) -> "Retriever":
 def search_all(config: RagEvaluation, retriever: "Retriever", seed: int) -> list[Sitting]:
     """Return the questions with what was found for each; of the last ones the document is kept out of sight."""
     record = facts.read(retriever.index, exam.KIND) or {}
-    examined = set(record.get("asked", ()))
-    asked = _questions(config, retriever.index, examined, seed)
     threshold = _threshold(config, record, retriever.index)
+    examined = set(record.get("asked", ()))
+    is_told = "asked" in record or not record
+    asked = _questions(config, retriever.index, examined, seed)
     fitted_on = retriever.config.k
     first_without = round(len(asked) * (1 - config.unanswerable_share))
     sittings = []
@@ -133,8 +136,9 @@ def search_all(config: RagEvaluation, retriever: "Retriever", seed: int) -> list
             found.end(as_documents(passages))
         said = [{"role": "user", "content": one.question}]
         prompt = grounded_conversation(said, passages, config.passage_words, config.guard)
-        is_sure = threshold is None or abstain.answers(hits, threshold, fitted_on)
-        sittings.append(Sitting(one, answerable, trace, passages, prompt, is_sure, one.question not in examined))
+        is_sure = _is_sure(threshold, hits, fitted_on, trace)
+        in_exam = one.question in examined if is_told else None
+        sittings.append(Sitting(one, answerable, trace, passages, prompt, is_sure, in_exam))
         progress(number + 1, len(asked), "questions searched")
     return sittings
 
@@ -146,12 +150,26 @@ def _questions(config: RagEvaluation, index: str, examined: set[str], seed: int)
     return [one for one in made if one in kept]
 
 
+def _is_sure(threshold: Mapping[str, Any] | None, hits: Sequence["Hit"], fitted_on: int, trace: Span) -> bool:
+    """Return whether the model is asked; the trace says why, where a threshold decides it."""
+    if threshold is None:
+        return True
+    with step(trace, "abstain", "EVALUATOR", {name: threshold[name] for name in ("signal", "threshold")}) as told:
+        is_sure = abstain.answers(hits, dict(threshold), fitted_on)
+        found = abstain.confidence(hits[:fitted_on], threshold["signal"])
+        told.end({"confidence": found if math.isfinite(found) else None, "answered": is_sure})
+    return is_sure
+
+
 def _threshold(config: RagEvaluation, record: Mapping[str, Any], index: str) -> dict[str, Any] | None:
     """Return what decides whether an answer is given, None where the model alone does."""
     if not config.abstain:
         return None
-    if "abstention" not in record:
-        raise UserError(f"{index} has sat no exam, which rag.abstain needs a threshold of: run workflows.exam_index")
+    if "abstention" not in record or "asked" not in record:
+        raise UserError(
+            f"{index} has sat no exam whose threshold and questions are known, which rag.abstain needs: "
+            "run workflows.exam_index on it"
+        )
     return dict(record["abstention"])
 
 
@@ -168,18 +186,24 @@ def answer_all(
     parts = [Span("generate, all at once", "LLM", {"messages": sitting.prompt}) for sitting in sure]
     rows = [{"prompt_ids": template.prompt_ids(sitting.prompt)} for sitting in sure]
     sampling = engine.Sampling(max_new_tokens=config.max_new_tokens)
-    said = iter(engine.sample(rows, model, sampling, engine_config) if rows else ())
-    unsaid = {"text": ABSTENTION, "tokens": 0}
-    answers: list[dict[str, Any]] = [next(said) if sitting.is_sure else dict(unsaid) for sitting in sittings]
-    for sitting, part in zip(sure, parts, strict=True):
+    sampled = engine.sample(rows, model, sampling, engine_config) if rows else []
+    for sitting, part, answer in zip(sure, parts, sampled, strict=True):
+        part.end(answer["text"])
         sitting.trace.parts.append(part)
-    for sitting, answer in zip(sittings, answers, strict=True):
-        if sitting.is_sure:
-            sitting.trace.parts[-1].end(answer["text"])
-        if config.citations == "repair":
-            answer["text"] = repaired(answer["text"], sitting.passages)[0]
-        sitting.trace.end({"answer": answer["text"].strip()})
-    return answers
+    said = iter(sampled)
+    answers = [next(said) if sitting.is_sure else {"text": ABSTENTION, "tokens": 0} for sitting in sittings]
+    return [_concluded(config, sitting, answer) for sitting, answer in zip(sittings, answers, strict=True)]
+
+
+def _concluded(config: RagEvaluation, sitting: Sitting, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer as a client gets it, its marks put right if that is asked for, and end its trace."""
+    if config.citations == "repair":
+        with step(sitting.trace, "repair", "EVALUATOR", {"answer": answer["text"]}) as told:
+            text, made = repaired(answer["text"], sitting.passages)
+            told.end({"answer": text, "repairs": [repair.row() for repair in made]})
+        answer = {**answer, "text": text}
+    sitting.trace.end({"answer": answer["text"].strip()})
+    return answer
 
 
 def as_row(sitting: Sitting, answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +214,7 @@ def as_row(sitting: Sitting, answer: Mapping[str, Any]) -> dict[str, Any]:
         "answer": answer["text"].strip(),
         "tokens": answer["tokens"],
         "asked_the_model": sitting.is_sure,
-        "in_exam": not sitting.is_new,
+        "in_exam": sitting.in_exam,
         "expected": sitting.expected,
         "passages": sitting.passages,
     }
@@ -205,7 +229,7 @@ def figures(
     """
     values: dict[str, Callable[[Mapping[str, Any]], float | None]] = dict(measures)
     values["answer_tokens"] = lambda row: float(row["tokens"])
-    values["in_exam"] = lambda row: float(row["in_exam"])  # 0 where nothing asked had a say in the search or threshold
+    values["in_exam"] = lambda row: None if row["in_exam"] is None else float(row["in_exam"])
     found = {name: interval([[value(row) for row in rows]], documents, seed=seed) for name, value in values.items()}
     return {name: figure for name, figure in found.items() if figure["n"]}
 

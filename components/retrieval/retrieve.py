@@ -170,7 +170,8 @@ class Retriever:
         """Return up to ``n`` hits and, where later stages compare them, passage_id → vector."""
         config = self.config
         if config.mode == "hierarchical":
-            within = documents.nearest(self._parts["documents"], query, self._meaning(query), config.documents, where)
+            among = documents.holding(self._table, where) if where else None
+            within = documents.nearest(self._parts["documents"], query, self._meaning(query), config.documents, among)
             if within is None:
                 return [], {}
             where = f"({where}) AND ({within})" if where else within

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from components.config import UserError
+from components.serving.filters import TAGS
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def from_exception(error: BaseException, retry_after_s: int) -> ApiError:
 def from_validation(problems: list[Any]) -> ApiError:
     """Return the error for the first of pydantic's complaints about a body."""
     first = problems[0]
-    path = [str(part) for part in first["loc"] if part not in ("body", "query", "header")]
+    path = [str(part) for part in first["loc"] if part not in ("body", "query", "header", *TAGS)]
     if (first["type"] in ("json_invalid", "missing") and not path) or first["type"] == "json_invalid":
         return ApiError(400, "The body is not valid JSON.", code="invalid_json")
     param = ".".join(path) or None

@@ -1,11 +1,13 @@
 """A client's filter over passages, in the shape of OpenAI's vector stores, as a condition on the index's columns.
 
 Clients never write SQL: columns come from a list, values are quoted, and how deep and wide a filter is has a limit.
+All columns are texts, and are compared as such: of two dates the longer one is later where the shorter is its beginning
+("2026-03-01" < "2026-03-01T09:30:00Z"), and page "10" comes before page "9".
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, model_validator
 
 from components.data.store import quote
 
@@ -14,28 +16,34 @@ _OPERATORS = {"eq": "=", "ne": "!=", "gt": ">", "gte": ">=", "lt": "<", "lte": "
 _LISTS = ("in", "nin")
 _NEGATIVE = ("ne", "nin")
 _DEEPEST, _MOST = 8, 1000  # levels; comparisons and values
+TAGS = ("comparison", "compound")  # by which pydantic tells the two kinds apart
+
+
+Value = str | Annotated[int, Strict()]
 
 
 class Comparison(BaseModel):
-    """A column of a passage compared with a text, or with several (``in``, ``nin``); texts sort as dates do."""
+    """A column of a passage compared with a text or a whole number, or with several (``in``, ``nin``)."""
 
     model_config = ConfigDict(extra="forbid")
     type: Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
     key: Column
-    value: str | list[str]
+    value: Value | list[Value]
 
     @model_validator(mode="after")
     def _list_where_one_is_due(self) -> "Comparison":
         if isinstance(self.value, list) != (self.type in _LISTS):
-            due = "a list of texts" if self.type in _LISTS else "one text"
+            due = "a list of values" if self.type in _LISTS else "one value"
             raise ValueError(f"'{self.type}' compares with {due}")
         if self.value == []:
-            raise ValueError(f"'{self.type}' needs at least one text")
+            raise ValueError(f"'{self.type}' needs at least one value")
         return self
 
     def condition(self) -> str:
         """Return the SQL condition; a passage without a value is other than every value."""
-        values = f"({', '.join(map(quote, self.value))})" if isinstance(self.value, list) else quote(self.value)
+        listed = self.value if isinstance(self.value, list) else [self.value]
+        values = ", ".join(quote(str(value)) for value in listed)
+        values = f"({values})" if self.type in _LISTS else values
         said = f"`{self.key}` {_OPERATORS[self.type]} {values}"
         return f"(`{self.key}` IS NULL OR {said})" if self.type in _NEGATIVE else f"({said})"
 
@@ -70,12 +78,10 @@ class Compound(BaseModel):
 
 def _kind(filters: Any) -> str:
     said = filters.get("type") if isinstance(filters, dict) else getattr(filters, "type", None)
-    return "compound" if said in ("and", "or") else "comparison"
+    return TAGS[said in ("and", "or")]
 
 
-Filter = Annotated[
-    Annotated[Comparison, Tag("comparison")] | Annotated[Compound, Tag("compound")], Discriminator(_kind)
-]
+Filter = Annotated[Annotated[Comparison, Tag(TAGS[0])] | Annotated[Compound, Tag(TAGS[1])], Discriminator(_kind)]
 Compound.model_rebuild()
 
 

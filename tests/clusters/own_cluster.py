@@ -56,7 +56,7 @@ class Cluster:
             machines.set_clock(host, offsets[host.name])
             machines.start(host)
         deadline = time.monotonic() + _UP_TIMEOUT_S
-        while not all(of_ray(host) for host in chosen):
+        while not all(any("raylet/raylet " in line for line in of_ray(host).values()) for host in chosen):
             assert time.monotonic() < deadline, "Ray was not started again on a host that came back"
             time.sleep(2)
         self.await_all()

@@ -76,11 +76,12 @@ def test_a_slow_network_changes_nothing(cluster: Cluster, undisturbed: Path, tmp
 def test_clocks_that_are_an_hour_off_change_nothing(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:
     """One host is an hour ahead and one an hour behind the head."""
     ahead, behind = cluster.hosts[1:]
-    cluster.restart({ahead.name: "+1h", behind.name: "-1h"})
     try:
+        cluster.restart({ahead.name: "+1h", behind.name: "-1h"})
         for host, offset in ((ahead, b"FAKETIME=+1h"), (behind, b"FAKETIME=-1h")):
             (raylet,) = (process for process, line in of_ray(host).items() if "raylet/raylet " in line)
             assert offset in Path(f"/proc/{raylet}/environ").read_bytes()
+            assert "libfaketime" in Path(f"/proc/{raylet}/maps").read_text()
         trained = model_of(cluster.submit(cluster.shared / "clocks", tmp_path / "log"), tmp_path / "log")
     finally:
         cluster.restart({ahead.name: None, behind.name: None})

@@ -49,6 +49,7 @@ def test_an_exam_is_kept_with_its_version_and_a_worse_version_does_not_get_the_t
     assert "passed" in (run.dir / "exam.md").read_text()
     record = facts.read(index, exam.KIND)
     assert record["passed"] and record["run_id"] == run.id and record["drop"] is None
+    assert len(set(record["asked"])) == record["questions"]
 
     check_modes([ServedName(name="n", search=SearchOptions(mode="auto"))], index)
     server = SearchServer(index, str(minilm))
@@ -59,6 +60,11 @@ def test_an_exam_is_kept_with_its_version_and_a_worse_version_does_not_get_the_t
     for mode in ("auto", "hierarchical", "graph", "communities", "hybrid"):
         found = server._search("Which function counts the entries of the queue?", 2, mode, None)
         assert len(found) == 2 and ("answerable" in found[0]) == (mode == "auto")
+        others = server._search(
+            "Which function counts the entries of the queue?", 2, mode, "passage_id <> 'queue.count'"
+        )
+        assert len(others) == 2 and all(hit["passage_id"] != "queue.count" for hit in others)
+        assert server._search("Which function counts the entries?", 2, mode, "page = 'none'") == []
     for query in ("Which function counts the entries of the queue?", "Who won the match?"):
         verdicts = {k: {hit["answerable"] for hit in server._search(query, k, "auto", None)} for k in (1, 3, 8)}
         assert len(set.union(*verdicts.values())) == 1  # however many passages a name shows

@@ -10,12 +10,14 @@ from components.reasoning.metered import whole
 from components.reasoning.programs import source_of
 from components.reasoning.sandbox import SandboxLimits, run_program
 
+EXAMPLE = "books = 14 - 9 + 2 * 6\nprint(books)"
 REQUEST = (
     "Write a short Python program that computes the answer and prints it, and nothing else. "
     "Put it between ```python and ```. For the question 'A shelf holds 14 books. Nine are lent out and two boxes of 6 "
     "come in. How many books are there now?' that is:\n\n"
-    "```python\nbooks = 14 - 9 + 2 * 6\nprint(books)\n```"
+    f"```python\n{EXAMPLE}\n```"
 )
+_AGAIN = "Write a program for the question that was asked, between ```python and ```."
 
 
 async def program_aided(
@@ -45,6 +47,8 @@ async def program_aided(
         source = source_of(written.text)
         if not source:
             error = "ValueError: there is no program in the reply"
+        elif source == EXAMPLE:
+            error = "ValueError: that is the example's program"
         elif not tools.budget.take("tool_calls"):
             error = "no more programs are allowed to run"
             break
@@ -59,7 +63,7 @@ async def program_aided(
                 return
         if tools.budget.spent():
             break
-        asked = followed(extended(prompt, request), written.text.strip() or "…", f"That fails: {error}\n\n{request}")
+        asked = followed(extended(prompt, request), written.text.strip() or "…", f"That fails: {error}\n\n{_AGAIN}")
     said: dict[str, Any] = {"program_error": error}
     yield Piece(extra=said)
     async with aclosing(tools.generate(prompt, max_tokens=tools.max_tokens, final=True)) as answer:

@@ -12,7 +12,7 @@ from components.reasoning.measured import Interval, Row, choose, kind_of, read_t
 from components.reasoning.menu import needs
 from components.reasoning.programs import source_of
 from components.reasoning.strategies.auto import auto
-from components.reasoning.strategies.program_aided import program_aided
+from components.reasoning.strategies.program_aided import EXAMPLE, program_aided
 from components.reasoning.strategies.react import react
 from components.reasoning.tool_menu import tool_names, use
 from tests.components.reasoning.fakes import QUESTION, Script, reasons, run, text, tools
@@ -50,6 +50,14 @@ def extras(events):
 )
 def test_the_program_in_a_reply(said, source):
     assert source_of(said) == source
+
+
+def test_the_examples_own_program_is_no_answer():
+    """A model that repeats the request's example is asked again, and its 17 is not taken for an answer."""
+    model = Script(f"```python\n{EXAMPLE}\n```", "```python\nprint(6 * 7)\n```")
+    events = run(program_aided(QUESTION, tools(model)))
+    assert text(events) == "42" and "17" not in text(events, "reasoning")
+    assert "the example's program" in model.asked(1)
 
 
 def test_a_program_computes_the_answer():

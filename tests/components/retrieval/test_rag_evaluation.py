@@ -9,6 +9,7 @@ from components.config import UserError
 from components.models import engine
 from components.retrieval import exam, facts
 from components.retrieval.rag_evaluation import RagEvaluation, run_evaluation
+from components.retrieval.retrieve import Retriever
 from components.retrieval.settings import RetrieveConfig
 from components.tracking.run import client_of
 from tests.workflows.deeds import write_deeds
@@ -78,17 +79,26 @@ def test_it_answers_as_a_served_name_does_that_abstains_and_repairs(tmp_path, mi
         asked.append(prompt)
         return f"{_first_sentence(prompt).removeprefix('[1] ')} [9]"
 
-    record = {"config": RetrieveConfig().model_dump(mode="json"), "asked": before}
+    way = RetrieveConfig(k=10)  # the threshold goes by ten hits, of which the prompt has one
+    retriever = Retriever(examined, minilm, way)
+    record = {"config": way.model_dump(mode="json"), "asked": before}
     figures, rows = {}, {}
+
+    def surest(row):
+        name = row["expected"]["passage_id"]  # in this index a passage is a document
+        hits = retriever.search(row["question"], 10, None if row["expected"]["answerable"] else f"doc_id <> '{name}'")
+        assert len(row["passages"]) == 1 and hits[0].passage_id == row["passages"][0]["passage_id"]
+        return max(hit.similarity or 0.0 for hit in hits)
+
     for threshold in (0.0, 0.55):
         asked.clear()
         facts.write(examined, exam.KIND, record | {"abstention": {"signal": "similarity", "threshold": threshold}})
         _, outputs, metrics = _ask(
-            examined, minilm, make_run, monkeypatch, wrong_mark, abstain=True, citations="repair"
+            examined, minilm, make_run, monkeypatch, wrong_mark, abstain=True, citations="repair", passages=1
         )
         rows[threshold] = [json.loads(line) for line in Path(outputs["answers"]).read_text().splitlines()]
         figures[threshold] = metrics
-        sure = [max(p["similarity"] or 0 for p in row["passages"]) > threshold for row in rows[threshold]]
+        sure = [surest(row) > threshold for row in rows[threshold]]
         assert [row["asked_the_model"] for row in rows[threshold]] == sure and len(asked) == sum(sure)
         for row in rows[threshold]:
             assert row["asked_the_model"] or row["answer"] == "I don't know."
@@ -97,6 +107,12 @@ def test_it_answers_as_a_served_name_does_that_abstains_and_repairs(tmp_path, mi
     assert 0 < sum(row["asked_the_model"] for row in rows[0.55]) < 20
     assert figures[0.55]["abstention_recall"] > 0 == figures[0.0]["abstention_recall"]
     assert figures[0.0]["in_exam"] == 0.0 and not {row["question"] for row in rows[0.0]} & set(before)
+    every = [one.question for one in exam.questions_from(examined, 10_000, 0).values()]
+    facts.write(examined, exam.KIND, record | {"asked": every})
+    assert _ask(examined, minilm, make_run, monkeypatch, wrong_mark)[2]["in_exam"] == 1.0
+    del record["asked"]  # as exams before did
+    facts.write(examined, exam.KIND, record)
+    assert "in_exam" not in _ask(examined, minilm, make_run, monkeypatch, wrong_mark)[2]
 
 
 def test_what_cannot_be_measured_is_refused(index, minilm, make_run, monkeypatch):

@@ -12,7 +12,7 @@ from components.serving.filters import where_of
 from components.serving.requests import SearchRequest
 
 ROWS = [
-    {"passage_id": f"p{number}", "source": source, "date": date}
+    {"passage_id": f"p{number}", "source": source, "date": date, "page": (None, "9", "12")[number % 5 % 3]}
     for number, (source, date) in enumerate(
         itertools.product(["a.md", "it's.md", "x' OR '1'='1", None], ["2026-03-01", "2026-03-02", None])
     )
@@ -39,7 +39,9 @@ def holds(row, filters):
     if kind in ("and", "or"):
         return (all if kind == "and" else any)(holds(row, each) for each in filters["filters"])
     value = row[filters["key"]]
-    return kind in ("ne", "nin") if value is None else OPERATORS[kind](value, filters["value"])
+    wanted = filters["value"]
+    wanted = [str(each) for each in wanted] if isinstance(wanted, list) else str(wanted)
+    return kind in ("ne", "nin") if value is None else OPERATORS[kind](value, wanted)
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +57,14 @@ SINGLE = [
 HOSTILE = [
     {"type": kind, "key": "source", "value": value}
     for kind in ("eq", "ne")
-    for value in ("it's.md", "x' OR '1'='1", "a.md'; DROP TABLE passages --", "", "`source`")
+    for value in ("it's.md", "x' OR '1'='1", "a.md'; DROP TABLE passages --", "\\' OR 1=1 --", "", "`source`")
 ]
 NESTED = [
     {"type": "and", "filters": [SINGLE[1], {"type": "or", "filters": [HOSTILE[0], SINGLE[6]]}]},
     {"type": "or", "filters": [{"type": "and", "filters": [SINGLE[0], HOSTILE[1]]}, HOSTILE[5]]},
     {"type": "in", "key": "source", "value": ["a.md", "it's.md"]},
+    {"type": "eq", "key": "page", "value": 12},
+    {"type": "nin", "key": "page", "value": ["9", 12]},
 ]
 
 
@@ -68,6 +72,15 @@ NESTED = [
 def test_the_rows_are_those_of_the_plain_reading(table, filters):
     found = store.read(table, columns=["passage_id"], where=where_of(parsed(filters)))
     assert {row["passage_id"] for row in found} == {row["passage_id"] for row in ROWS if holds(row, filters)}
+
+
+@pytest.mark.parametrize("kinds", [("eq",), ("eq", "ne")])
+def test_the_widest_and_the_deepest_filters_are_carried_out(table, kinds):
+    values = [{"type": kinds[n % len(kinds)], "key": "source", "value": f"{n}"} for n in range(999)]
+    wide = {"type": "or", "filters": [*values, {"type": "eq", "key": "source", "value": "a.md"}]}
+    for filters in (wide, deep(8)):
+        found = store.read(table, columns=["passage_id"], where=where_of(parsed(filters)))
+        assert {row["passage_id"] for row in found} == {row["passage_id"] for row in ROWS if holds(row, filters)}
 
 
 def deep(levels):
@@ -82,9 +95,10 @@ def deep(levels):
     [
         ({"type": "eq", "key": "embedder", "value": "x"}, "'source'"),
         ({"type": "like", "key": "source", "value": "x"}, "'eq'"),
-        ({"type": "eq", "key": "source", "value": ["x"]}, "one text"),
-        ({"type": "in", "key": "source", "value": "x"}, "list of texts"),
+        ({"type": "eq", "key": "source", "value": ["x"]}, "one value"),
+        ({"type": "in", "key": "source", "value": "x"}, "list of values"),
         ({"type": "in", "key": "source", "value": []}, "at least one"),
+        ({"type": "eq", "key": "source", "value": True}, "valid string"),
         ({"type": "and", "filters": []}, "at least 1"),
         ({"type": "eq", "key": "source", "value": "x", "or": "1"}, "Extra inputs"),
         (deep(9), "8 levels"),

@@ -258,9 +258,14 @@ def test_a_search_is_narrowed_by_openais_filters_and_never_by_sql(server):
     fine = {"type": "eq", "key": "source", "value": "it's.md"}
     assert call(client, "POST", "/v1/search", json={"query": "q", "filters": fine}).status_code == 200
     assert search.where == "(`source` = 'it''s.md')"
-    for wrong in ({"type": "eq", "key": "vector", "value": "1"}, "source = 'a'", {"type": "and", "filters": []}):
+    for wrong, where in (
+        ({"type": "eq", "key": "vector", "value": "1"}, "filters.key"),
+        ("source = 'a'", "filters"),
+        ({"type": "and", "filters": []}, "filters.filters"),
+        ({"type": "or", "filters": [fine, {**fine, "key": "sauce"}]}, "filters.filters.1.key"),
+    ):
         refused = call(client, "POST", "/v1/search", json={"query": "q", "filters": wrong})
-        assert refused.status_code == 400 and refused.json()["error"]["param"].startswith("filters")
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == where
 
 
 def test_lineage_tells_every_name_or_one(server):

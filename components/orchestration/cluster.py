@@ -24,6 +24,9 @@ _PR_SET_PDEATHSIG = 1
 _START_TIMEOUT_S = 120
 _STOP_TIMEOUT_S = 30
 _PREFIX = "raylign-"
+# A node that is told to end waits half a minute for actors to leave it, for the sake of what a Serve proxy still has to
+# answer. Here jobs have ended; what Ray Data and Serve leave behind goes with the cluster.
+_AT_ONCE = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def local_cluster(size: ClusterSize) -> Iterator[LocalCluster]:
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **CPU_ENV, "PATH": path_with_python()},
+            env={**os.environ, **CPU_ENV, **_AT_ONCE, "PATH": path_with_python()},
             start_new_session=True,  # Ctrl-C reaches the pipeline, which stops its jobs in order
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )

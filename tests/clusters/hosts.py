@@ -101,16 +101,14 @@ def clock_library() -> Path | None:
     return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
-def set_clock(host: Host, offset: str | None) -> None:
-    """Let what is started on a host from now on see the time of day shifted ("+1h"); none lifts that.
+def set_clock(host: Host, offset: str) -> None:
+    """Let what is started on a host from now on see the time of day shifted ("+1h").
 
     Time that passes stays as it is, as on a host whose clock was set wrong.
     """
     page = host.home / ".bashrc"
-    lines = [line for line in page.read_text().splitlines() if "FAKETIME" not in line]
-    if offset:
-        lines.append(f"export LD_PRELOAD={clock_library()} DONT_FAKE_MONOTONIC=1 FAKETIME={offset}")
-    page.write_text("\n".join(lines) + "\n")
+    with page.open("a") as written:
+        written.write(f"export LD_PRELOAD={clock_library()} DONT_FAKE_MONOTONIC=1 FAKETIME={offset}\n")
 
 
 def stop(host: Host) -> None:

@@ -48,8 +48,8 @@ class Cluster:
             assert time.monotonic() < deadline, status.stdout[-2000:] + status.stderr[-2000:]
             time.sleep(5)
 
-    def restart(self, offsets: dict[str, str | None]) -> None:
-        """Stop hosts, set the clock of each ("+1h", or None: right) by the host's name, and have them back."""
+    def restart(self, offsets: dict[str, str]) -> None:
+        """Stop hosts, set the clock of each ("+1h") by the host's name, and have them back."""
         chosen = [host for host in self.hosts if host.name in offsets]
         for host in chosen:
             machines.stop(host)

@@ -1,7 +1,7 @@
 """When what was found is too weak to answer from: a threshold with a promise about false answers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -73,7 +73,7 @@ def fit(
     return Abstention(signal, threshold, max_rate, *rates)
 
 
-def answers(hits: "Sequence[Hit]", kept: dict[str, Any], fitted_on: int) -> bool:
+def answers(hits: "Sequence[Hit]", kept: Mapping[str, Any], fitted_on: int) -> bool:
     """Return whether hits are strong enough to answer from, by an abstention that was kept with the index.
 
     Args:

@@ -155,13 +155,13 @@ def _is_sure(threshold: Mapping[str, Any] | None, hits: Sequence["Hit"], fitted_
     if threshold is None:
         return True
     with step(trace, "abstain", "EVALUATOR", {name: threshold[name] for name in ("signal", "threshold")}) as told:
-        is_sure = abstain.answers(hits, dict(threshold), fitted_on)
+        is_sure = abstain.answers(hits, threshold, fitted_on)
         found = abstain.confidence(hits[:fitted_on], threshold["signal"])
         told.end({"confidence": found if math.isfinite(found) else None, "answered": is_sure})
     return is_sure
 
 
-def _threshold(config: RagEvaluation, record: Mapping[str, Any], index: str) -> dict[str, Any] | None:
+def _threshold(config: RagEvaluation, record: Mapping[str, Any], index: str) -> Mapping[str, Any] | None:
     """Return what decides whether an answer is given, None where the model alone does."""
     if not config.abstain:
         return None
@@ -170,7 +170,7 @@ def _threshold(config: RagEvaluation, record: Mapping[str, Any], index: str) -> 
             f"{index} has sat no exam whose threshold and questions are known, which rag.abstain needs: "
             "run workflows.exam_index on it"
         )
-    return dict(record["abstention"])
+    return record["abstention"]
 
 
 def answer_all(

@@ -17,8 +17,6 @@ _LISTS = ("in", "nin")
 _NEGATIVE = ("ne", "nin")
 _DEEPEST, _MOST = 8, 1000  # levels; comparisons and values
 TAGS = ("comparison", "compound")  # by which pydantic tells the two kinds apart
-
-
 Value = str | Annotated[int, Strict()]
 
 
@@ -85,14 +83,12 @@ Filter = Annotated[Annotated[Comparison, Tag(TAGS[0])] | Annotated[Compound, Tag
 Compound.model_rebuild()
 
 
-def where_of(filters: Comparison | Compound | None) -> str | None:
-    """Return the condition that passages have to meet; None where there is no filter.
-
-    Raises:
-        ValueError: the filter is nested too deep, or names too many values.
-    """
-    if filters is None:
-        return None
+def check_size(filters: Comparison | Compound) -> None:
+    """Raise ValueError where a filter is nested too deep, or names too many values."""
     if filters.depth() > _DEEPEST or filters.size() > _MOST:
         raise ValueError(f"a filter has at most {_DEEPEST} levels and {_MOST} values")
-    return filters.condition()
+
+
+def where_of(filters: Comparison | Compound | None) -> str | None:
+    """Return the condition that passages have to meet; None where there is no filter."""
+    return filters.condition() if filters else None

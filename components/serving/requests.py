@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from components.reasoning.budget import Limits
-from components.serving.filters import Filter, where_of
+from components.serving.filters import Filter, check_size
 from components.serving.settings import Mode
 
 _OURS = {"model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "seed"}
@@ -129,7 +129,8 @@ class SearchRequest(BaseModel):
     @field_validator("filters")
     @classmethod
     def _filters_are_small(cls, filters: Any) -> Any:
-        where_of(filters)
+        if filters is not None:
+            check_size(filters)
         return filters
 
 

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,7 +157,8 @@ def test_the_engine_that_serves_it_agrees_with_the_gate(smollm2: Path, tmp_path:
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
     served = json.loads((tmp_path / "out.json").read_text())
-    assert "8" in served["answer"]  # a question whose answer is far from a tie: the capital of France is not
+    # far from a tie, unlike the capital of France; whether in a figure or a word turns with the arithmetic of the CPU
+    assert re.search(r"\b(8|eight)\b", served["answer"]), served["answer"]
     assert served["perplexity"] == pytest.approx(measured.perplexity, rel=0.04)
 
 

@@ -18,15 +18,16 @@ class BuildLabels(WorkflowConfig):
 
 
 def main(config: BuildLabels, run: "Run") -> "Result":
-    """Write the tables `answers` and `demonstrations` and return their references."""
-    from components.data import labelled_files
+    """Write the tables `answers` and `demonstrations` and the data card, and return their references."""
+    from components.data import label_card, labelled_files
+    from components.orchestration.label_card import log_label_card
     from components.tracking.lineage import write_lineage
     from components.tracking.run import Result
 
     source, uri = Path(config.file).resolve(), f"{config.storage}/lancedb"
-    tables, figures = labelled_files.write_labelled(uri, source, config.test_share, config.split_salt)
+    tables, card = labelled_files.write_labelled(uri, source, config.test_share, config.split_salt)
     write_lineage(run.dir, kind="labels", run=run, parents=[str(source)], facts={"tables": tables})
-    return Result(dict(tables), figures)
+    return Result({**tables, **log_label_card(run, card)}, label_card.figures(card))
 
 
 if __name__ == "__main__":

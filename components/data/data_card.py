@@ -79,7 +79,7 @@ def describe(
         "pairs": len(kept.prompts),
         "prompts": len(np.unique(np.array(kept.prompts))),
         "counts": _counts(kept),
-        "lengths": {part: _lengths(lengths) for part, lengths in kept.lengths.items()},
+        "lengths": {part: length_figures(lengths) for part, lengths in kept.lengths.items()},
         "length_unit": "characters",
         "length_bias": _length_bias(kept),
         "agreement": {"kept": _agreement(kept.voted), "as read": _agreement(voted)},
@@ -120,7 +120,7 @@ def _counts(kept: _Counted) -> dict[str, dict[str, int]]:
     }
 
 
-def _lengths(values: Sequence[int]) -> Figures:
+def length_figures(values: Sequence[int]) -> Figures:
     """Quantiles of lengths, and how many lie in each bin; bins are equally wide on a logarithmic axis."""
     import numpy as np
 
@@ -143,7 +143,7 @@ def _length_bias(kept: _Counted) -> Figures:
     factors = np.log2(np.maximum(chosen, 1) / np.maximum(rejected, 1))
     edges = np.linspace(-4, 4, 33)
     return {
-        "overall": _share(longer, prompts),
+        "overall": share(longer, prompts),
         "by_split": _shares(longer, prompts, kept.splits, kept.names),
         "by_source": _shares(longer, prompts, kept.sources, kept.names),
         "log2_ratio": {"edges": edges.tolist(), "counts": np.histogram(np.clip(factors, -4, 4), edges)[0].tolist()},
@@ -162,14 +162,14 @@ def _shares(values: "np.ndarray", clusters: "np.ndarray", kinds: array, names: M
     own = np.array(kinds)
     there = set(kinds)
     return {
-        name: _share(values[own == number], clusters[own == number])
+        name: share(values[own == number], clusters[own == number])
         for name, number in sorted(names.items())
         if number in there
     }
 
 
-def _share(values: "np.ndarray", clusters: "np.ndarray") -> dict[str, float | int | None]:
-    """Mean with its 95 % interval by the normal approximation; pairs with one prompt are not taken for independent.
+def share(values: "np.ndarray", clusters: "np.ndarray") -> dict[str, float | int | None]:
+    """Mean with its 95 % interval by the normal approximation; values of one cluster are not taken for independent.
 
     A bootstrap over prompts says the same and takes gigabytes for 100,000 of them.
 
@@ -205,11 +205,11 @@ def _first(rows: Sequence[Row], count: int) -> list[Row]:
 
 
 def _example(row: Row) -> dict[str, Any]:
-    texts = {part: _shortened(said(row[part])) for part in PARTS}
+    texts = {part: shortened(said(row[part])) for part in PARTS}
     return {**texts, "pair_id": row["pair_id"], "source": row["source"], "split": row["split"]}
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     """A text without its middle where it is long: a prompt's last words say what is asked."""
     if len(text) <= _LONGEST_EXAMPLE:
         return text

@@ -1,11 +1,12 @@
 """A person's own answers, each labelled good or bad: rows {prompt, completion, label} of a jsonl or parquet file."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from components.config import UserError
-from components.data import records, store
+from components.data import label_card, records, store
 from components.data.preference_files import parse_pair
 from components.data.records import content_hash
 from components.data.row_files import file_rows
@@ -14,13 +15,13 @@ from components.data.split import split_of
 _LABELS = {True: True, False: False, "true": True, "false": False, "good": True, "bad": False}
 
 
-def write_labelled(uri: str, path: Path, test_share: float, salt: str) -> tuple[dict[str, str], dict[str, float]]:
-    """Write the `answers` table, which kto learns from, and a demonstration of each good one; (tables, figures).
+def write_labelled(uri: str, path: Path, test_share: float, salt: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Write the `answers` table, which kto learns from, and a demonstration of each good one; (tables, data card).
 
     Raises:
         UserError: as ``read_labelled``.
     """
-    rows, figures = read_labelled(path, test_share, salt)
+    rows, left_out = read_labelled(path, test_share, salt)
     names = ("prompt_id", "prompt", "completion", "kind", "split", "source")
     good: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -30,11 +31,11 @@ def write_labelled(uri: str, path: Path, test_share: float, salt: str) -> tuple[
         "answers": store.overwrite(uri, "answers", rows, records.LABELLED),
         "demonstrations": store.overwrite(uri, "demonstrations", list(good.values()), records.DEMONSTRATION),
     }
-    return tables, figures
+    return tables, label_card.describe(rows, left_out, tables["answers"])
 
 
-def read_labelled(path: Path, test_share: float, salt: str = "") -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """The rows of the `answers` table, split by a hash of the prompt's text, and counts of what was left out.
+def read_labelled(path: Path, test_share: float, salt: str = "") -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The rows of the `answers` table, split by a hash of the prompt's text, and why lines were left out: how many.
 
     An answer that is called good on one line and bad on another teaches nothing: it is left out, as are empty ones.
 
@@ -43,29 +44,26 @@ def read_labelled(path: Path, test_share: float, salt: str = "") -> tuple[list[d
     """
     rows: dict[str, dict[str, Any]] = {}
     conflicting: set[str] = set()
-    empty = repeated = 0
+    left_out = Counter({"repeated": 0, "empty": 0, "conflicting": 0})
     for where, record in file_rows(path):
         prompt, completion, label = parse_answer(record, where)
         if not completion.strip():
-            empty += 1
+            left_out["empty"] += 1
             continue
         row = _row(record, prompt, completion, label, source=path.name)
         row["split"] = split_of(_text(prompt), test_share, salt)
         known = rows.setdefault(row["answer_id"], row)
         if known is not row:
-            repeated += 1
+            left_out["repeated"] += 1
             if known["label"] != label:
                 conflicting.add(row["answer_id"])
     kept = [row for key, row in rows.items() if key not in conflicting]
+    left_out["conflicting"] = len(conflicting)
     if not kept:
+        empty = left_out["empty"]
         held = f"{empty + len(conflicting)} answers that are empty or both good and bad" if rows or empty else "no rows"
         raise UserError(f"{path} holds {held}: it needs rows with a prompt, a completion and a label (true or false)")
-    counts = {"repeated": repeated, "empty": empty, "conflicting": len(conflicting)}
-    figures = {f"dropped/{name}": float(number) for name, number in counts.items()}
-    for side in ("train", "test"):
-        labels = [row["label"] for row in kept if row["split"] == side]
-        figures |= {f"answers/{side}": float(len(labels)), f"answers/{side}_good": float(sum(labels))}
-    return kept, figures
+    return kept, dict(left_out)
 
 
 def parse_answer(record: Mapping[str, Any], where: str) -> tuple[list[dict[str, str]], str, bool]:

@@ -11,18 +11,20 @@ _MOST_SOURCES = 12
 _LONGEST_LABEL = 34
 
 
-def source_bars(counts: Mapping[str, Mapping[str, int]]) -> str:
-    """Return a bar for each of the largest sources, its training and its test pairs end to end."""
+def source_bars(
+    counts: Mapping[str, Mapping[str, int]], kinds: tuple[str, str] = ("train", "test"), unit: str = "pairs"
+) -> str:
+    """Return a bar for each of the largest sources, the counts of its two kinds end to end."""
     figure = blank_figure(*_SIZE)
     axes = figure.subplots()
     shown = list(counts.items())[:_MOST_SOURCES][::-1]
-    train, test = ([own[split] for _, own in shown] for split in ("train", "test"))
+    first, second = ([own[kind] for _, own in shown] for kind in kinds)
     places = range(len(shown))
-    axes.barh(places, train, 0.6, color=COLOURS[0], label="train")
-    axes.barh(places, test, 0.6, left=train, color=COLOURS[2], label="test")
+    axes.barh(places, first, 0.6, color=COLOURS[0], label=kinds[0])
+    axes.barh(places, second, 0.6, left=first, color=COLOURS[2], label=kinds[1])
     axes.set_yticks(places, [_shortened(name) for name, _ in shown])
     axes.set_ylim(-1, len(shown))
-    axes.set_xlabel("pairs", fontsize=8)
+    axes.set_xlabel(unit, fontsize=8)
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return as_svg(figure)
 
@@ -32,7 +34,8 @@ def length_histogram(lengths: Mapping[str, Mapping[str, Any]]) -> str:
     figure = blank_figure(*_SIZE)
     axes = figure.subplots()
     for (part, own), colour in zip(lengths.items(), (COLOURS[5], COLOURS[1], COLOURS[3]), strict=True):
-        axes.stairs(own["counts"], own["edges"], color=colour, label=part, linewidth=1.5)
+        if own["counts"]:
+            axes.stairs(own["counts"], own["edges"], color=colour, label=part, linewidth=1.5)
     axes.set_xscale("log")
     axes.set_xlabel("characters", fontsize=8)
     axes.set_ylabel("texts", fontsize=8)

@@ -94,6 +94,9 @@ def test_labelled_answers_align_a_model_without_pairs(cluster, tiny_model_dir, t
     place = f"storage={tmp_path}"
     code, built, log = warm.ask("build_labels", place, f"file={lines}", "test_share=0.3")
     assert code == 0 and built["metrics"]["answers/test"] > 8, log[-3000:]
+    card = Path(built["outputs"]["card"])
+    assert "Answers with labels" in card.read_text()
+    assert json.loads(card.with_suffix(".json").read_text())["table"] == built["outputs"]["answers"]
 
     table = built["outputs"]["answers"]
     kto = [place, f"model={tiny_model_dir}", f"preferences={table}", *SMALL, "optim.epochs=4", "measure.prompts=3"]

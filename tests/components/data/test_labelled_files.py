@@ -5,7 +5,7 @@ import json
 import pytest
 
 from components.config import UserError
-from components.data import store
+from components.data import label_card, store
 from components.data.labelled_files import parse_answer, read_labelled, write_labelled
 from components.data.preference_files import read_preferences
 from components.data.records import LABELLED
@@ -54,10 +54,9 @@ def test_repeats_are_kept_once_and_contradictions_not_at_all(tmp_path):
         {"prompt": "Two?", "completion": " ", "label": False},
         {"prompt": "Two?", "completion": "Maybe.", "label": False},
     ]
-    kept, figures = read_labelled(write(tmp_path / "labels.jsonl", rows), 0.0)
+    kept, left_out = read_labelled(write(tmp_path / "labels.jsonl", rows), 0.0)
     assert [(row["completion"][0]["content"], row["label"]) for row in kept] == [("Yes.", True), ("Maybe.", False)]
-    assert figures["dropped/repeated"] == 2 and figures["dropped/conflicting"] == 1 and figures["dropped/empty"] == 1
-    assert figures["answers/train"] == 2 and figures["answers/train_good"] == 1 and figures["answers/test"] == 0
+    assert left_out == {"repeated": 2, "conflicting": 1, "empty": 1}
 
 
 def test_a_file_of_nothing_but_contradictions_is_refused(tmp_path):
@@ -73,13 +72,14 @@ def test_answers_to_one_prompt_are_on_one_side_and_good_ones_are_demonstrations(
         for side in range(3)
     ]
     path = write(tmp_path / "labels.jsonl", rows)
-    tables, figures = write_labelled(str(tmp_path), path, 0.25, "salt")
+    tables, card = write_labelled(str(tmp_path), path, 0.25, "salt")
     answers = store.read(tables["answers"])
     assert store.open_table(tables["answers"]).schema.names == LABELLED.names and len(answers) == 120
     sides = {row["prompt_id"]: set() for row in answers}
     for row in answers:
         sides[row["prompt_id"]].add(row["split"])
     assert len(sides) == 40 and all(len(own) == 1 for own in sides.values())
+    figures = label_card.figures(card)
     assert 0 < figures["answers/test"] < 60 and figures["answers/train"] + figures["answers/test"] == 120
     shown = store.read(tables["demonstrations"])
     assert len(shown) == 40 and all(row["completion"][0]["content"] == "Answer 0." for row in shown)

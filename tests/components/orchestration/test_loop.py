@@ -1,6 +1,9 @@
 """Loops unrolled into the steps of their rounds: what each round gets, what follows gets, what is refused."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from components.config import UserError
 from components.orchestration.graph import LoopConfig, StepConfig, order
@@ -180,3 +183,12 @@ def test_the_plan_shows_the_rounds() -> None:
         "page-1": "after nothing; round 1 of 2 of pages",
         "page-2": "after page-1; round 2 of 2 of pages",
     }
+
+
+def test_the_steps_before_the_online_loop_are_the_demos() -> None:
+    """Else the demo's storage would not spare them, as the file promises."""
+    shipped = Path(__file__).resolve().parents[3] / "workflows/configs/pipeline"
+    demo, online = (yaml.safe_load((shipped / f"{name}.yaml").read_text())["steps"] for name in ("demo", "online_dpo"))
+    before = ["build_index", "build_preferences", "train_sft", "merge_sft", "evaluate_sft"]
+    assert [name for name in online if name != "report"] == before
+    assert all(online[name] == demo[name] for name in before)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 __all__ = [
+    "AT_ONCE_VARIABLE",
     "CPU_ENV",
     "AdapterRef",
     "Config",
@@ -38,6 +39,8 @@ __all__ = [
 # keeping them nearly doubles training throughput on CPU. Read by the C library before Python starts,
 # so it has to be in a process's environment, not set from within.
 CPU_ENV = {"MALLOC_TRIM_THRESHOLD_": str(1 << 33), "MALLOC_MMAP_THRESHOLD_": str(1 << 33)}
+# How many jobs like this one run beside each other: their workers share out the cluster's cores between them.
+AT_ONCE_VARIABLE = "RAYLIGN_JOBS_AT_ONCE"
 
 
 class UserError(ValueError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.config import CPU_ENV
+from components.config import AT_ONCE_VARIABLE, CPU_ENV
 from components.storage import SCRATCH_VARIABLE
 from components.tracking.environment import COMMIT_VARIABLE, commit
 from components.tracking.run import PARENT_VARIABLE
@@ -45,6 +45,7 @@ def run_job(
     log_path: Path,
     on_progress: Callable[[int, int, str], None],
     stop_requested: Callable[[], bool],
+    at_once: int = 1,
 ) -> JobEnd:
     """Run one command as a Ray job with the project as its working directory, and wait for its end.
 
@@ -52,6 +53,7 @@ def run_job(
         address: of the cluster's dashboard.
         log_path: gets the job's whole output as it comes.
         stop_requested: polled; when it returns true the job is stopped.
+        at_once: jobs like this one that run beside each other; its workers leave the others their cores.
     """
     from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -62,7 +64,7 @@ def run_job(
     ):
         logging.getLogger(f"ray.{chatty}").setLevel(logging.ERROR)  # they tell which files stay at home
     client = JobSubmissionClient(address)
-    env = {**CPU_ENV, COMMIT_VARIABLE: commit(), PARENT_VARIABLE: parent_run}
+    env = {**CPU_ENV, COMMIT_VARIABLE: commit(), PARENT_VARIABLE: parent_run, AT_ONCE_VARIABLE: str(at_once)}
     env |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     runtime_env = {"working_dir": str(project), "excludes": ["artifacts"], "env_vars": env}
     job = _submit(client, entrypoint, runtime_env)

@@ -75,6 +75,7 @@ def run_steps(steps: Mapping[str, StepConfig], setting: Setting) -> dict[str, St
     """
     every, sweeps = expand(steps)
     waits = _waits(steps, sweeps)
+    at_once = {point.name: min(setting.max_parallel, len(points)) for points in sweeps.values() for point in points}
     ended: dict[str, Step] = {}
     stopping = threading.Event()
     with contextlib.ExitStack() as stack:
@@ -94,7 +95,8 @@ def run_steps(steps: Mapping[str, StepConfig], setting: Setting) -> dict[str, St
                         board.end(name, step.status, step.seconds)
                     elif len(running) < setting.max_parallel:
                         target = address.get()
-                        job = pool.submit(_run, name, every[name], step, target, setting, board, stopping)
+                        ask = (name, every[name], step, target, setting, board, stopping, at_once.get(name, 1))
+                        job = pool.submit(_run, *ask)
                         running[job] = name
                 if not running:
                     continue
@@ -176,8 +178,13 @@ def _run(
     setting: Setting,
     board: Board,
     stopping: threading.Event,
+    at_once: int = 1,
 ) -> Step:
-    """Run one step as a Ray job; called in a thread of its own."""
+    """Run one step as a Ray job; called in a thread of its own.
+
+    Args:
+        at_once: points of its sweep that run beside each other.
+    """
     board.start(name)
     started = time.monotonic()
     for folder in ("configs", "logs"):
@@ -197,6 +204,7 @@ def _run(
         log_path=log_path,
         on_progress=lambda done, total, unit: board.progress(name, done, total, unit),
         stop_requested=stopping.is_set,
+        at_once=at_once,
     )
     seconds = time.monotonic() - started
     found = _find(step, config)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.config import CPU_ENV, UserError
+from components.config import AT_ONCE_VARIABLE, CPU_ENV, UserError
 from components.training import checkpoints, deepspeed, elastic
 from components.training.callbacks import Breach
 from components.training.settings import ScaleConfig
@@ -79,18 +79,24 @@ def launch(
 def worker_cores(scale: ScaleConfig) -> int:
     """Return the cores of each worker: what the config says, else an even share of the cluster's.
 
+    A job that is one of several points of a sweep shares with as many as run at once.
+
     Raises:
         UserError: the cluster has fewer cores or GPUs than the workers need.
     """
     import ray
 
-    return share_cores([node["Resources"] for node in ray.nodes() if node["Alive"]], scale)
+    at_once = int(os.environ.get(AT_ONCE_VARIABLE, "1"))
+    return share_cores([node["Resources"] for node in ray.nodes() if node["Alive"]], scale, at_once)
 
 
-def share_cores(nodes: Sequence[Mapping[str, float]], scale: ScaleConfig) -> int:
+def share_cores(nodes: Sequence[Mapping[str, float]], scale: ScaleConfig, at_once: int = 1) -> int:
     """Return the cores of each worker on nodes with these resources; a worker lies on one node, whole.
 
     With ``scale.min_workers``, room for so many is enough, at the share that all of them would have.
+
+    Args:
+        at_once: jobs like this one that the cores are for.
 
     Raises:
         UserError: as ``worker_cores``.
@@ -109,7 +115,7 @@ def share_cores(nodes: Sequence[Mapping[str, float]], scale: ScaleConfig) -> int
         by_cpu = [int(node.get("CPU", 0)) // cores for node in fit]
         return sum(min(n, int(node["GPU"])) if scale.gpu else n for n, node in zip(by_cpu, fit, strict=True))
 
-    most = max(1, total // scale.workers)
+    most = max(1, total // (scale.workers * at_once))
     if scale.gpu and fit:  # what is left belongs to the node's other GPUs
         most = max(1, min(most, *(int(node.get("CPU", 0)) // int(node["GPU"]) for node in fit)))
     share = range(most, 0, -1)

@@ -75,6 +75,13 @@ def test_a_worker_gets_cores_of_one_node(nodes: list[dict], scale: dict, cores: 
     assert share_cores(nodes, ScaleConfig(**scale)) == cores
 
 
+def test_jobs_beside_each_other_share_what_there_is() -> None:
+    assert share_cores([{"CPU": 8}], ScaleConfig(workers=2), at_once=2) == 2
+    assert share_cores([{"CPU": 2}], ScaleConfig(), at_once=3) == 1  # two run, the third waits
+    assert share_cores([{"CPU": 8}], ScaleConfig(cpus_per_worker=5), at_once=2) == 5  # who says so waits, too
+    assert share_cores([{"CPU": 64, "GPU": 8}], ScaleConfig(gpu=True), at_once=2) == 8
+
+
 @pytest.mark.parametrize(
     ("nodes", "scale", "said"),
     [

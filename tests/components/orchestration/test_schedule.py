@@ -7,7 +7,7 @@ import pytest
 
 from components.config import RayConfig
 from components.orchestration import schedule
-from components.orchestration.graph import StepConfig
+from components.orchestration.graph import StepConfig, SweepConfig
 from components.orchestration.jobs import JobEnd
 from components.orchestration.progress import Board
 from components.orchestration.steps import Setting
@@ -44,3 +44,25 @@ def test_any_other_is_done_only_when_the_ledger_has_it(end_of):
     failed = end_of("report", JobEnd(True, _LINE, ""))  # its outputs are gone, say
     assert failed.status == "failed" and not failed.is_users_error
     assert "died without a word" in end_of("report", JobEnd(False, None, "")).error
+
+
+def test_points_are_told_how_many_run_beside_them(tmp_storage: Path, monkeypatch) -> None:
+    told = {}
+
+    def run_job(address: str, entrypoint: str, **asked) -> JobEnd:
+        told[Path(entrypoint.split()[-1]).stem] = asked["at_once"]
+        return JobEnd(False, None, "")
+
+    monkeypatch.setattr(schedule, "run_job", run_job)
+    shared = {"storage": str(tmp_storage), "experiment": "tests"}
+    setting = Setting(tmp_storage, tmp_storage, "parent", shared, 0, RayConfig(address="there"), 3, schema_of)
+    points = [{"title": "One"}, {"title": "Two"}]
+    steps = {
+        "alone": StepConfig(workflow="report", config=_CONFIGS["report"]),
+        "pages": StepConfig(
+            workflow="report", config=_CONFIGS["report"], sweep=SweepConfig(points=points, metric="bytes", mode="max")
+        ),
+    }
+    ends = schedule.run_steps(steps, setting)
+    assert told == {"alone": 1, "pages-1": 2, "pages-2": 2}
+    assert ends["pages"].status == "failed" and ends["pages-1"].sweep == "pages"

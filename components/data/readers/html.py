@@ -1,5 +1,8 @@
 """Web pages: their main text as markdown, without menus, scripts and comments."""
 
+import codecs
+import re
+
 from components.data.readers import Parsed, iso_date
 from components.data.readers.text import decode, title_of
 
@@ -9,6 +12,9 @@ _DATES = (
     "//meta[@name='date' or @name='dcterms.modified' or @name='dcterms.date' or @name='last-modified']/@content",
     "//time/@datetime",
 )
+_CHARSET = re.compile(rb"""<meta\b[^>]*\bcharset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
+_PRESCAN_BYTES = 1024  # within which a page has to say it
+_LATIN = ("iso8859-1", "ascii")
 
 
 def read_html(data: bytes, encoding: str | None = None) -> Parsed:
@@ -16,13 +22,16 @@ def read_html(data: bytes, encoding: str | None = None) -> Parsed:
 
     What the page or its server says of its encoding is not believed where the bytes are UTF-8.
 
+    Args:
+        encoding: what the server says, or the source's settings; without it the page's own word is taken.
+
     Raises:
         Unreadable: it is no text.
     """
     import trafilatura
     from lxml import html
 
-    page = decode(data, encoding)
+    page = decode(data, encoding or _declared(data))
     if not page.strip():
         return Parsed("")
     text = trafilatura.extract(
@@ -32,3 +41,20 @@ def read_html(data: bytes, encoding: str | None = None) -> Parsed:
     dates = (iso_date(str(found)) for path in _DATES for found in tree.xpath(path))
     title = title_of(text) or " ".join((tree.findtext(".//title") or "").split())
     return Parsed(text, title, next((date for date in dates if date), None), form="markdown")
+
+
+def _declared(data: bytes) -> str | None:
+    """Return the encoding that the page's ``meta`` names; none where it names none, or one that there is not.
+
+    Source: WHATWG, HTML, "prescan a byte stream to determine its encoding"; and, of its Encoding Standard, that pages
+    which say Latin-1 or ASCII mean windows-1252.
+    """
+    found = _CHARSET.search(data[:_PRESCAN_BYTES])
+    if found is None:
+        return None
+    try:
+        name = codecs.lookup(found[1].decode()).name
+        b"0000".decode(name)  # some codecs are no encodings of text
+    except (LookupError, UnicodeDecodeError):
+        return None
+    return "cp1252" if name in _LATIN else name

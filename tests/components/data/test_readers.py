@@ -156,6 +156,28 @@ def test_html_has_title_date_and_headings() -> None:
     assert parse(page.replace("é", "").encode("latin-1"), ".html", "latin-1").text == parsed.text
 
 
+@pytest.mark.parametrize(
+    ("meta", "encoding"),
+    [
+        ('<meta charset="windows-1251">', "cp1251"),
+        ("<META http-equiv='Content-Type' content='text/html; charset=koi8-r'>", "koi8-r"),
+        ("<meta charset=utf-8>", "utf-8"),
+        ("<meta charset=koi8-r>", "utf-8"),  # the bytes say otherwise
+    ],
+)
+def test_html_that_names_its_encoding_is_read_in_it(meta: str, encoding: str) -> None:
+    page = f"<html><head>{meta}<title>x</title></head><body><p>Зелёный чай заваривают не кипятком.</p></body></html>"
+    assert "Зелёный чай заваривают не кипятком." in parse(page.encode(encoding), ".html").text
+
+
+def test_html_that_says_latin_1_means_windows_1252_and_a_wrong_name_is_no_help() -> None:
+    page = "<html><head><meta charset=iso-8859-1></head><body><p>It costs 5 € – “cheap”.</p></body></html>"
+    assert "5 € – “cheap”" in parse(page.encode("cp1252"), ".html").text
+    for name in ("klingon", "rot13", "base64", "ä"):
+        with pytest.raises(Unreadable, match="not utf-8 text"):
+            parse(page.replace("iso-8859-1", name).encode("cp1252"), ".html")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le-bom", "utf-16-be-bom"])
 def test_text_is_read_in_every_encoding_that_says_what_it_is(encoding: str) -> None:
     text = "Möwe 漢字 😀\r\n"

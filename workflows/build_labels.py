@@ -13,7 +13,9 @@ class BuildLabels(WorkflowConfig):
     """What build_labels reads from its YAML."""
 
     file: InputPath = Field(description="rows {prompt, completion, label}: .jsonl, .jsonl.gz or .parquet")
-    test_share: float = Field(0.1, ge=0, lt=1, description="share of the file's prompts kept for the test")
+    test_share: float = Field(
+        0.1, ge=0, lt=1, description="share of the prompts kept for the test, of rows without a `split` of their own"
+    )
     split_salt: str = Field("", description="another text makes another split")
 
 

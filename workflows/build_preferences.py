@@ -28,7 +28,9 @@ class BuildPreferences(WorkflowConfig):
     model: ModelRef | None = Field(None, description="model whose answers are compared; none: only spoiled ones")
     file: InputPath | None = Field(None, description="own pairs instead: .jsonl, .jsonl.gz or .parquet")
     files: dict[str, InputPath] = Field({}, description="several files of own pairs: name of the source → file")
-    file_test_share: float = Field(0.1, ge=0, lt=1, description="share of the files' prompts kept for the test")
+    file_test_share: float = Field(
+        0.1, ge=0, lt=1, description="share of the files' prompts kept for the test, of rows without their own `split`"
+    )
     parts: int = Field(
         0,
         ge=0,

@@ -43,7 +43,9 @@ def main(config: TrainDpo, run: "Run") -> "Result":
     run.log_dataset("preferences", table, "train")
     limits: dict[str, Any] = {"max_tokens": config.max_tokens, "seed": config.seed}
     data = preference_rows.read(table, template, loss, size=config.eval_rows, where=config.where, **limits)
-    config.reference.check_steps(steps_of(len(data.training.rows), recipe.optim.epochs, recipe.optim.batch_size))
+    steps = steps_of(len(data.training.rows), recipe.optim.epochs, recipe.optim.batch_size)
+    config.reference.check_steps(steps)
+    job.check_adapter(recipe, model, steps)  # before the reference is scored
     digest, dtype = sources.digest(model, run.cache), weight_dtype(config.optim.dtype, config.scale.gpu)
     which = reference.Reference(model, digest, template.digest, dtype, config.adapter.quantizes)
     scoring = config.scoring.beside(config.scale.gpu)

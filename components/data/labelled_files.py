@@ -10,7 +10,7 @@ from components.data import label_card, records, store
 from components.data.preference_files import parse_pair
 from components.data.records import content_hash
 from components.data.row_files import file_rows
-from components.data.split import split_of
+from components.data.split import side_of
 
 _LABELS = {True: True, False: False, "true": True, "false": False, "good": True, "bad": False}
 
@@ -35,30 +35,34 @@ def write_labelled(uri: str, path: Path, test_share: float, salt: str) -> tuple[
 
 
 def read_labelled(path: Path, test_share: float, salt: str = "") -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The rows of the `answers` table, split by a hash of the prompt's text, and why lines were left out: how many.
+    """The rows of the `answers` table and, for each reason, how many lines of the file are not among them.
 
-    An answer that is called good on one line and bad on another teaches nothing: it is left out, as are empty ones.
+    Rows are split as the file says, or by a hash of the prompt. An answer that is called good on one line and bad on
+    another teaches nothing: it is left out, as are empty ones, and those to train on whose prompt is a test's but for
+    case and white space.
 
     Raises:
         UserError: the file is missing, of another kind, empty, or has a malformed row (its line is named).
     """
     rows: dict[str, dict[str, Any]] = {}
     conflicting: set[str] = set()
-    left_out = Counter({"repeated": 0, "empty": 0, "conflicting": 0})
+    left_out = Counter({"repeated": 0, "empty": 0, "conflicting": 0, "contaminated_prompt": 0})
     for where, record in file_rows(path):
         prompt, completion, label = parse_answer(record, where)
         if not completion.strip():
             left_out["empty"] += 1
             continue
         row = _row(record, prompt, completion, label, source=path.name)
-        row["split"] = split_of(_text(prompt), test_share, salt)
+        row["split"] = side_of(record, _text(prompt), test_share, salt, where)
         known = rows.setdefault(row["answer_id"], row)
         if known is not row:
             left_out["repeated"] += 1
             if known["label"] != label:
                 conflicting.add(row["answer_id"])
-    kept = [row for key, row in rows.items() if key not in conflicting]
-    left_out["conflicting"] = len(conflicting)
+    agreed = [row for key, row in rows.items() if key not in conflicting]
+    tested = {_plain(row["prompt"]) for row in agreed if row["split"] == "test"}
+    kept = [row for row in agreed if row["split"] == "test" or _plain(row["prompt"]) not in tested]
+    left_out["conflicting"], left_out["contaminated_prompt"] = len(conflicting), len(agreed) - len(kept)
     if not kept:
         empty = left_out["empty"]
         held = f"{empty + len(conflicting)} answers that are empty or both good and bad" if rows or empty else "no rows"
@@ -104,3 +108,7 @@ def _row(
 def _text(prompt: list[dict[str, str]]) -> str:
     """A prompt as one string, for its hash: the same as a file of pairs takes, so both put it on the same side."""
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def _plain(prompt: list[dict[str, str]]) -> str:
+    return " ".join(_text(prompt).casefold().split())

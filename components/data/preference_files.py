@@ -12,7 +12,7 @@ from components.config import UserError
 from components.data.chat import ROLES
 from components.data.records import content_hash
 from components.data.row_files import file_rows
-from components.data.split import split_of
+from components.data.split import side_of
 from components.data.votes import PREFERS
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
@@ -38,7 +38,7 @@ class Preferences:
 
 
 def read_preferences(path: str | Path, test_share: float, salt: str = "", source: str | None = None) -> Preferences:
-    """The pairs of a file, split by a hash of the prompt's text.
+    """The pairs of a file, split as its rows say or by a hash of the prompt's text.
 
     Args:
         source: what rows without a ``source`` of their own come from; the file's name if None.
@@ -67,7 +67,7 @@ def read_pair(record: Mapping[str, Any], where: str, test_share: float, salt: st
     if reason := _unusable(prompt, chosen, rejected):
         return reason
     row = preference_row(record, prompt, chosen, rejected, where, source=str(record.get("source") or source))
-    return row | {"split": split_of(_text(prompt), test_share, salt)}
+    return row | {"split": side_of(record, _text(prompt), test_share, salt, where)}
 
 
 def collect(read: Iterable[tuple[str, dict[str, Any] | str]]) -> Preferences:

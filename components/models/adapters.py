@@ -56,7 +56,9 @@ class AdapterConfig(Config):
     alpha: float = Field(32.0, gt=0, description="the adapter's output is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the adapter, while training")
     target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="all-linear (but the output head), or the names of the layers to adapt"
+        "all-linear",
+        description="all-linear (but the output head), a list of layers' names ([q_proj, v_proj]), or a pattern of "
+        "whole names",
     )
     first_layer: int = Field(
         0, ge=0, description="lowest block to adapt; PPO computes the blocks below once an iteration, not in each pass"
@@ -76,6 +78,12 @@ class AdapterConfig(Config):
                 raise UserError(
                     f"adapter.{section} is set, but adapter.name is {self.name}: set adapter.name={section}"
                 )
+        if self.name == "none":
+            for key in ("dropout", "target_modules"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise UserError(
+                        f"adapter.{key} is set, but adapter.name=none trains all weights as they are: drop it"
+                    )
         if self.first_layer and self.name in ("none", "longlora"):
             raise UserError(f"adapter.first_layer: adapter.name={self.name} trains weights of every block: set it to 0")
         if self.name == "adalora" and self.start_rank <= self.rank:
@@ -201,7 +209,7 @@ def peft_config(
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
         "target_modules": targets,
-        "exclude_modules": _blocks_under(config.first_layer),
+        "exclude_modules": blocks_under(config.first_layer),
         "bias": "none",
     }
     if config.name == "adalora":
@@ -223,7 +231,7 @@ def peft_config(
     return LoraConfig(**common, r=config.rank, use_rslora=config.name == "rslora", use_dora=config.name == "dora")
 
 
-def _blocks_under(first: int) -> str | None:
+def blocks_under(first: int) -> str | None:
     """Return a pattern of the names of all modules in the blocks under ``first``; none if there are none."""
     return rf"(?:.*\.)?layers\.(?:{'|'.join(map(str, range(first)))})\..*" if first else None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.config import UserError
 from components.models import nf4
-from components.models.adapters import AdapterConfig
+from components.models.adapters import AdapterConfig, blocks_under
 
 _ADAM_STATE_BYTES = 12  # per trained parameter: float32 copy of the weight and two float32 moments
 _MOST_LIVE = 1_000_000_000  # weights that ZeRO-3 holds gathered: DeepSpeed's default stage3_max_live_parameters
@@ -81,15 +81,19 @@ def adapter_parameters(folder: Path, config: AdapterConfig) -> int:
     """Return the parameters that an adapter of the model in ``folder`` trains, those of a reward's head left out."""
     headers = {name: info for path in _weight_files(folder) for name, info in _header(path).items()}
     total, rank = 0, config.start_rank
-    for name, info in _linears(headers).items():
-        if not _is_target(name, config.target_modules):
-            continue
+    for info in _adapted(headers, config):
         rows, columns = info["shape"]
         total += rank * (rows + columns)
         total += {"dora": rows, "adalora": rank}.get(config.name, 0)  # each row's length; each direction's weight
     if config.name == "longlora":
         total += sum(_count(info) for name, info in headers.items() if _is_embedding(name) or _is_norm(name, info))
     return total
+
+
+def adapts_nothing(folder: Path, config: AdapterConfig) -> bool:
+    """Return whether no layer of the model in ``folder`` is one that the adapter is for."""
+    headers = {name: info for path in _weight_files(folder) for name, info in _header(path).items()}
+    return bool(headers) and not _adapted(headers, config)
 
 
 def linear_parameters(folder: Path) -> int:
@@ -153,11 +157,23 @@ def _linears(header: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def _adapted(headers: dict[str, Any], config: AdapterConfig) -> list[dict[str, Any]]:
+    """Return the layers that PEFT adapts."""
+    frozen = blocks_under(config.first_layer)
+    return [
+        info
+        for name, info in _linears(headers).items()
+        if _is_target(name, config.target_modules)
+        and not (frozen and re.fullmatch(frozen, name.removesuffix(".weight")))
+    ]
+
+
 def _is_target(name: str, targets: str | tuple[str, ...]) -> bool:
     """Return whether PEFT adapts the layer: by the ends of names, or by a whole name's pattern."""
     layer = name.removesuffix(".weight")
     if isinstance(targets, str):
-        return targets == "all-linear" or re.fullmatch(targets, layer) is not None
+        # Weights of a model without its head are stored without the name that the whole model gives them.
+        return targets == "all-linear" or any(re.fullmatch(targets, name) for name in (layer, f"model.{layer}"))
     return any(layer == target or layer.endswith(f".{target}") for target in targets)
 
 

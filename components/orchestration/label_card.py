@@ -14,6 +14,7 @@ _WORDS = {
     "repeated": "the same answer to the same prompt again",
     "empty": "the answer is empty",
     "conflicting": "an answer called both good and bad",
+    "contaminated_prompt": "prompt of the evaluation",
 }
 
 

@@ -4,18 +4,19 @@ import ast
 import re
 import textwrap
 
-_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+_BLOCK = re.compile(r"```(python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 _FIRST_LINE = re.compile(r"^(?:def |import |from |print\(|[A-Za-z_]\w*(?:\s*,\s*\w+)*\s*[-+*/]?=(?!=))", re.MULTILINE)
 
 
 def source_of(text: str) -> str:
     """Return the program in a text: its last code block, or all from the first line that can only be code; else ''.
 
+    Where blocks say that they are Python, the others are not taken for programs: models like to show what is printed.
     A function ``solution`` that is not called is called at the end, and printed.
     """
     blocks = _BLOCK.findall(text)
     if blocks:
-        source = blocks[-1]
+        source = [source for language, source in blocks if language or not any(marked for marked, _ in blocks)][-1]
     else:
         first = _FIRST_LINE.search(text)
         source = text[first.start() :] if first else text if _is_expression(text) else ""

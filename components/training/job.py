@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from components.config import UserError
 from components.models.adapter_base import AdapterBase
 from components.models.adapters import adalora_schedule, check_blocks
 from components.models.folder import digest
-from components.models.memory import read_shape
+from components.models.memory import adapts_nothing, read_shape
 from components.models.shifted import check_supported
 from components.tracking.lineage import write_lineage
 from components.tracking.run import Run
@@ -83,6 +84,13 @@ def check_adapter(recipe: Recipe, model: Path, steps: int) -> None:
         UserError: with the reason.
     """
     check_blocks(recipe.adapter, read_shape(model).layers)
+    if recipe.adapter.name != "none" and adapts_nothing(model, recipe.adapter):
+        targets = recipe.adapter.target_modules
+        wanted = f"adapter.target_modules=[{targets}]" if isinstance(targets, str) else "names that end so"
+        raise UserError(
+            f"adapter.target_modules={targets if isinstance(targets, str) else list(targets)} names no linear layer of "
+            f"{model.name} from block {recipe.adapter.first_layer} on: give {wanted}, or all-linear"
+        )
     if recipe.adapter.name == "adalora":
         adalora_schedule(recipe.adapter, steps)
     if recipe.adapter.name == "longlora":

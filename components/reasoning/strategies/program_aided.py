@@ -4,18 +4,22 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from components.reasoning.conversation import conclude, extended, followed, grounded
+from components.reasoning.conversation import conclude, extended, followed, grounded, last_user
 from components.reasoning.events import Found, Message, Piece, Tools
 from components.reasoning.metered import whole
 from components.reasoning.programs import source_of
 from components.reasoning.sandbox import SandboxLimits, run_program
 
-EXAMPLE = "books = 14 - 9 + 2 * 6\nprint(books)"
+EXAMPLES = (
+    ("What is 8 * (12 - 5)?", "print(8 * (12 - 5))"),
+    (
+        "A shelf holds 14 books. Nine are lent out and two boxes of 6 come in. How many books are there now?",
+        "books = 14 - 9 + 2 * 6\nprint(books)",
+    ),
+)
 REQUEST = (
     "Write a short Python program that computes the answer and prints it, and nothing else. "
-    "Put it between ```python and ```. For the question 'A shelf holds 14 books. Nine are lent out and two boxes of 6 "
-    "come in. How many books are there now?' that is:\n\n"
-    f"```python\n{EXAMPLE}\n```"
+    "Put it between ```python and ```."
 )
 _AGAIN = "Write a program for the question that was asked, between ```python and ```."
 
@@ -31,8 +35,9 @@ async def program_aided(
 ) -> AsyncGenerator[Piece | Found, None]:
     """Yield the program and what became of it as reasoning, and what it prints as the answer.
 
-    A program that fails goes back to the model with its error, ``attempts`` times in all. After that the model
-    answers without one, and ``program_error`` beside the answer says so.
+    Two questions with their programs stand before the question as earlier turns: within its own turn, a small model
+    takes an example for the question. A program that fails goes back to the model with its error, ``attempts`` times in
+    all. After that the model answers without one, and ``program_error`` beside the answer says so.
 
     Source: Gao et al. 2022, "PAL: Program-aided Language Models"; Chen et al. 2022, "Program of Thoughts Prompting".
     """
@@ -40,15 +45,15 @@ async def program_aided(
     prompt, found = await grounded(messages, tools)
     for each in found:
         yield each
-    asked, error = extended(prompt, request), "no program was run"
+    asked, error = with_examples(prompt, request), "no program was run"
     for _ in range(attempts):
         written = await whole(tools.generate(asked, max_tokens=tools.max_tokens))
         yield written.thought(written.text.strip() + "\n\n")
         source = source_of(written.text)
         if not source:
             error = "ValueError: there is no program in the reply"
-        elif source == EXAMPLE:
-            error = "ValueError: that is the example's program"
+        elif source in dict(EXAMPLES).values():
+            error = "ValueError: that is an example's program"
         elif not tools.budget.take("tool_calls"):
             error = "no more programs are allowed to run"
             break
@@ -63,9 +68,21 @@ async def program_aided(
                 return
         if tools.budget.spent():
             break
-        asked = followed(extended(prompt, request), written.text.strip() or "…", f"That fails: {error}\n\n{_AGAIN}")
+        asked = followed(
+            with_examples(prompt, request), written.text.strip() or "…", f"That fails: {error}\n\n{_AGAIN}"
+        )
     said: dict[str, Any] = {"program_error": error}
     yield Piece(extra=said)
     async with aclosing(tools.generate(prompt, max_tokens=tools.max_tokens, final=True)) as answer:
         async for piece in answer:
             yield piece
+
+
+def with_examples(prompt: Sequence[Message], request: str = REQUEST) -> list[Message]:
+    """Return the conversation with the examples before its last question, and ``request`` behind each of them."""
+    asked, at = extended(prompt, request), last_user(prompt)
+    shown: list[Message] = []
+    for question, program in EXAMPLES:
+        shown.append({"role": "user", "content": f"{question}\n\n{request}"})
+        shown.append({"role": "assistant", "content": f"```python\n{program}\n```"})
+    return [*asked[:at], *shown, *asked[at:]]

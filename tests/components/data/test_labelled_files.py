@@ -56,7 +56,22 @@ def test_repeats_are_kept_once_and_contradictions_not_at_all(tmp_path):
     ]
     kept, left_out = read_labelled(write(tmp_path / "labels.jsonl", rows), 0.0)
     assert [(row["completion"][0]["content"], row["label"]) for row in kept] == [("Yes.", True), ("Maybe.", False)]
-    assert left_out == {"repeated": 2, "conflicting": 1, "empty": 1}
+    assert left_out == {"repeated": 2, "conflicting": 1, "empty": 1, "contaminated_prompt": 0}
+
+
+def test_a_file_says_itself_what_is_for_the_test_and_nothing_of_it_is_trained_on(tmp_path):
+    rows = [
+        {"prompt": "One?", "completion": "Yes.", "label": True, "split": "test"},
+        {"prompt": "Two?", "completion": "Yes.", "label": True, "split": "train"},
+        {"prompt": " ONE? ", "completion": "No.", "label": False, "split": "train"},
+        {"prompt": "one?", "completion": "Perhaps.", "label": False, "split": None},
+    ]
+    kept, left_out = read_labelled(write(tmp_path / "labels.jsonl", rows), 0.0)
+    assert [(row["completion"][0]["content"], row["split"]) for row in kept] == [("Yes.", "test"), ("Yes.", "train")]
+    assert left_out["contaminated_prompt"] == 2
+    rows[1]["split"] = "dev"
+    with pytest.raises(UserError, match="line 2: 'split' must be train or test, got 'dev'"):
+        read_labelled(write(tmp_path / "labels.jsonl", rows), 0.0)
 
 
 def test_a_file_of_nothing_but_contradictions_is_refused(tmp_path):

@@ -130,6 +130,20 @@ def test_a_prompt_is_on_one_side_whatever_its_answers(tmp_path):
     assert {side for own in sides.values() for side in own} == {"train", "test"}
 
 
+def test_a_row_that_names_its_split_is_in_it_and_another_name_is_refused(tmp_path):
+    pair = {"chosen": "yes", "rejected": "no"}
+    rows = [{"prompt": f"{number}?", "split": "test" if number % 3 else "train", **pair} for number in range(12)]
+    rows += [{"prompt": f"{number}?", "split": None, **pair} for number in range(12, 16)]
+    path = tmp_path / "prefs.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = {row["prompt"][0]["content"]: row["split"] for row in read_preferences(path, 0.0).rows}
+    assert [found[f"{number}?"] for number in range(12)] == ["train", "test", "test"] * 4
+    assert {found[f"{number}?"] for number in range(12, 16)} == {"train"}
+    path.write_text(json.dumps({"prompt": "1?", "split": "validation", **pair}))
+    with pytest.raises(UserError, match=r"line 1: 'split' must be train or test, got 'validation'"):
+        read_preferences(path, 0.1)
+
+
 def test_demonstrations_are_the_best_chosen_answer_of_each_prompt(tmp_path):
     rows = [
         {"prompt": "a", "chosen": "good", "rejected": "x", "chosen_score": 0.5},

@@ -13,7 +13,7 @@ from components.models.adapters import (
     peft_config,
 )
 from components.models.load import load_model
-from components.models.memory import adapter_parameters
+from components.models.memory import adapter_parameters, adapts_nothing
 
 IDS = [5, 9, 17, 30, 4]
 KINDS = ("lora", "rslora", "dora", "loraplus", "adalora", "qlora", "longlora")
@@ -69,6 +69,38 @@ def test_the_planner_counts_only_the_named_layers(tiny_model_dir):
     model, _ = adapted(tiny_model_dir, "lora", target_modules=("q_proj", "o_proj"))
     some = AdapterConfig(rank=4, target_modules=("q_proj", "o_proj"))
     assert adapter_parameters(tiny_model_dir, some) == model.get_nb_trainable_parameters()[0] == 2 * 4 * 2 * (64 + 64)
+
+
+def test_the_planner_counts_no_block_under_the_first(tiny_model_dir):
+    model, _ = adapted(tiny_model_dir, "dora", first_layer=1)
+    some = AdapterConfig(name="dora", rank=4, first_layer=1)
+    assert adapter_parameters(tiny_model_dir, some) == model.get_nb_trainable_parameters()[0]
+
+
+@pytest.mark.parametrize(
+    ("targets", "first_layer", "nothing"),
+    [
+        ("all-linear", 1, False),
+        (("q_proj",), 0, False),
+        ("q_proj", 0, True),
+        (r".*\.q_proj", 1, False),
+        (("w1",), 0, True),
+    ],
+)
+def test_it_is_known_beforehand_that_no_layer_would_be_adapted(tiny_model_dir, targets, first_layer, nothing):
+    config = AdapterConfig(rank=4, target_modules=targets, first_layer=first_layer)
+    assert adapts_nothing(tiny_model_dir, config) == nothing
+    if nothing:
+        with pytest.raises(ValueError, match="not found in the base model"):
+            adapted(tiny_model_dir, "lora", target_modules=targets)
+    else:
+        adapted(tiny_model_dir, "lora", target_modules=targets, first_layer=first_layer)
+
+
+@pytest.mark.parametrize("given", [{"dropout": 0.1}, {"target_modules": ("q_proj",)}])
+def test_keys_of_an_adapter_mean_nothing_without_one(given):
+    with pytest.raises(ValueError, match=r"is set, but adapter\.name=none trains all weights"):
+        AdapterConfig(name="none", **given)
 
 
 def test_rslora_scales_by_the_root_of_the_rank(tiny_model_dir):

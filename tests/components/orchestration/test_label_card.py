@@ -43,5 +43,5 @@ def test_answers_of_one_kind_have_a_page_that_says_so(tmp_path: Path) -> None:
 
 def test_every_reason_for_leaving_an_answer_out_has_words_for_people() -> None:
     source = (ROOT / "components/data/labelled_files.py").read_text()
-    assert set(label_card._WORDS) == {"repeated", "empty", "conflicting"}
+    assert set(label_card._WORDS) == {"repeated", "empty", "conflicting", "contaminated_prompt"}
     assert all(f'"{reason}"' in source for reason in label_card._WORDS)

@@ -12,7 +12,7 @@ from components.reasoning.measured import Interval, Row, choose, kind_of, read_t
 from components.reasoning.menu import needs
 from components.reasoning.programs import source_of
 from components.reasoning.strategies.auto import auto
-from components.reasoning.strategies.program_aided import EXAMPLE, program_aided
+from components.reasoning.strategies.program_aided import EXAMPLES, REQUEST, program_aided
 from components.reasoning.strategies.react import react
 from components.reasoning.tool_menu import tool_names, use
 from tests.components.reasoning.fakes import QUESTION, Script, reasons, run, text, tools
@@ -39,6 +39,8 @@ def extras(events):
         ("```python\nprint(5)", "print(5)"),  # cut off
         ("I compute it.\ntotal = 2 + 3\nprint(total)", "total = 2 + 3\nprint(total)"),
         ("2 + 3", "2 + 3"),
+        ("```python\nprint(5)\n```\nThis will print:\n```\nThere are 5.\n```", "print(5)"),
+        ("```\nprint(4)\n```\nor\n```\nprint(5)\n```", "print(5)"),
         ("The answer is 5.", ""),
         ("", ""),
         ("```python\ndef solution():\n\treturn 5\n```", "def solution():\n    return 5\n\nprint(solution())"),
@@ -52,12 +54,25 @@ def test_the_program_in_a_reply(said, source):
     assert source_of(said) == source
 
 
-def test_the_examples_own_program_is_no_answer():
-    """A model that repeats the request's example is asked again, and its 17 is not taken for an answer."""
-    model = Script(f"```python\n{EXAMPLE}\n```", "```python\nprint(6 * 7)\n```")
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_examples_own_program_is_no_answer(example):
+    """A model that repeats it is asked again, and what it prints is not taken for an answer."""
+    model = Script(f"```python\n{example[1]}\n```", "```python\nprint(6 * 7)\n```")
     events = run(program_aided(QUESTION, tools(model)))
-    assert text(events) == "42" and "17" not in text(events, "reasoning")
-    assert "the example's program" in model.asked(1)
+    assert text(events) == "42" and model.calls and "an example's program" in model.asked(1)
+    assert not {"17", "56"} & set(text(events, "reasoning").split())
+
+
+def test_examples_are_earlier_turns_before_the_last_question():
+    before = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi."}]
+    before.append({"role": "assistant", "content": "Hello."})
+    model = Script("```python\nprint(6 * 7)\n```")
+    run(program_aided([*before, *QUESTION], tools(model)))
+    asked = model.calls[0]["messages"]
+    assert asked[:3] == before and [turn["role"] for turn in asked[3:]] == ["user", "assistant"] * 2 + ["user"]
+    assert asked[-1]["content"].startswith(QUESTION[-1]["content"]) and asked[-1]["content"].endswith(REQUEST)
+    for (question, program), turns in zip(EXAMPLES, (asked[3:5], asked[5:7]), strict=True):
+        assert turns[0]["content"] == f"{question}\n\n{REQUEST}" and source_of(turns[1]["content"]) == program
 
 
 def test_a_program_computes_the_answer():
@@ -72,7 +87,7 @@ def test_a_program_that_fails_goes_back_with_its_error():
     model = Script("```python\nprint(1/0)\n```", "```python\nprint(5)\n```")
     assert text(run(program_aided(QUESTION, tools(model)))) == "5"
     assert "ZeroDivisionError: division by zero" in model.asked(1)
-    assert model.calls[1]["messages"][1]["role"] == "assistant"
+    assert [turn["role"] for turn in model.calls[1]["messages"][-3:]] == ["user", "assistant", "user"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,9 @@ class DeepSpeedConfig(Config):
     stage: Literal[0, 1, 2, 3] = Field(
         2, description="ZeRO stage: 0 shards nothing, 1 optimizer state, 2 and gradients, 3 and weights"
     )
+    param_persistence_threshold: int = Field(
+        100_000, ge=0, description="stage 3: weights of fewer numbers stay whole on every worker; 0 divides all"
+    )
     offload: bool = Field(False, description="keep optimizer state (stage 3: and weights) in CPU memory; for GPUs")
 
 
@@ -46,6 +49,7 @@ def build(config: DeepSpeedConfig, *, bf16: bool, max_grad_norm: float) -> dict[
         zero |= {"contiguous_gradients": True, "overlap_comm": False}
     if config.stage == 3:
         zero |= {"stage3_gather_16bit_weights_on_model_save": True, "overlap_comm": False}
+        zero["stage3_param_persistence_threshold"] = config.param_persistence_threshold
     if config.offload and config.stage > 0:
         zero["offload_optimizer"] = {"device": "cpu"}
         if config.stage == 3:

@@ -53,7 +53,7 @@ def recipe(adapter, workers=1, failures=0, steps=STEPS, stage=2, **optim):
     return Recipe(
         AdapterConfig(**adapter),
         OptimConfig(**(values | optim), epochs=steps * BATCH / ROWS),
-        DeepSpeedConfig(stage=stage),
+        DeepSpeedConfig(stage=stage, param_persistence_threshold=0),
         ScaleConfig(workers=workers, cpus_per_worker=1, max_failures=failures),
         SaveConfig(every=3),
         seed=3,

@@ -58,7 +58,7 @@ def recipe(**changes):
     parts = {
         "adapter": AdapterConfig(rank=4, alpha=8),
         "optim": OptimConfig(**(optim | changes.pop("optim", {})), epochs=STEPS * BATCH / 30),
-        "deepspeed": DeepSpeedConfig(stage=changes.pop("stage", 2)),
+        "deepspeed": DeepSpeedConfig(stage=changes.pop("stage", 2), param_persistence_threshold=0),
         "scale": ScaleConfig(
             workers=changes.pop("workers", 1), cpus_per_worker=1, max_failures=changes.pop("failures", 0)
         ),

@@ -48,6 +48,7 @@ def main(config: MergeAdapter, run: "Run") -> "Result":
     merged, target = run.dir / ".merged", run.dir / "model"
     report = merging.merge(base, adapter, merged, probes, dtype=config.dtype, onto=config.onto, max_kl=config.max_kl)
     metrics |= {"merge/parity": report.parity, "merge/rounded_kl": report.rounded_kl}
+    metrics["merge/learned_kl"] = report.learned_kl
     metrics |= {f"merge/{onto}_kl": kl for onto, kl in report.quantized_kl.items()}
     facts = {"base_digest": digest, "template_digest": template.digest, "parity": report.parity, "onto": config.onto}
     write_lineage(merged, kind="model", run=run, parents=[base, adapter], facts=facts | {"merge": metrics})

@@ -21,6 +21,8 @@ PROBES = (
     "[1] A stack is last in, first out. [2] A queue is first in, first out.\nWhich one serves the oldest item?",
 )
 PARITY_TOLERANCE = 1e-3  # nats: float32 rounding through some tens of layers stays two digits below it
+MOST_LOST = 0.5  # of what the adapter changes, by KL: the rest of a merge in 16 bits would be rounding
+_FLOAT32_KL = 1e-6  # nats a token: below it two models are the same in float32
 Onto = Literal["original", "dequantized"]
 Probes = Sequence[Sequence[int]]
 
@@ -30,7 +32,8 @@ class MergeReport:
     """How far the merged model is from base + adapter, in natural-log probabilities over the probes."""
 
     parity: float  # largest difference in float32: 0 but for rounding
-    rounded_kl: float  # mean KL(attached float32 || merged as written), nats per token
+    learned_kl: float  # mean KL(attached || base) in float32, nats per token: what the adapter changes
+    rounded_kl: float  # mean KL(attached float32 || merged as read back), nats per token
     probe_tokens: int
     # With a 4-bit base: mean KL(4-bit base + adapter || merged float32), nats per token, of both merges
     quantized_kl: dict[str, float] = field(default_factory=dict)
@@ -60,8 +63,11 @@ def merge(
     Raises:
         UserError: the adapter does not fit the base, or was not trained on a 4-bit one and ``onto`` says so.
         RuntimeError: merging changed the log-probabilities by more than PARITY_TOLERANCE, or they are further than
-            ``max_kl`` from those of the 4-bit base with the adapter.
+            ``max_kl`` from those of the 4-bit base with the adapter, or rounding to ``dtype`` loses more than
+            MOST_LOST of what the adapter changes.
     """
+    from components.models.load import load_model
+
     assert probes, "a merge is measured on at least one probe"
     page = check_base(adapter, base)
     was_quantized = page is not None and page.quantization == "nf4"
@@ -72,9 +78,9 @@ def merge(
     distances: dict[str, float] = {}
     if trained is not None:  # the other merge is only measured; it is made first, so that one model is held at a time
         other: Onto = "original" if onto == "dequantized" else "dequantized"
-        _, after, _ = _merged(base, adapter, probes, other)
+        _, after, _, _ = _merged(base, adapter, probes, other)
         distances[other] = _mean_kl(trained, after)
-    merged, after, parity = _merged(base, adapter, probes, onto)
+    merged, after, parity, learned = _merged(base, adapter, probes, onto)
     if not parity <= PARITY_TOLERANCE:
         raise RuntimeError(
             f"merging {adapter} into {base} changes log-probabilities by up to {parity:.2e} nats "
@@ -88,8 +94,16 @@ def merge(
                 f"that was trained (allowed: {max_kl:.2e}): the adapter is not merged; "
                 f"onto={'dequantized' if onto == 'original' else 'original'} gives {min(distances.values()):.2e}"
             )
-    merged = _written(merged, base, target, dtype)
-    return MergeReport(parity, _mean_kl(after, _log_probs(merged, probes)), sum(len(ids) for ids in probes), distances)
+    _write(merged, base, target, dtype)
+    del merged
+    rounded = _mean_kl(after, _log_probs(load_model(target, "stored"), probes))
+    if not rounded <= max(MOST_LOST * learned, _FLOAT32_KL):
+        shutil.rmtree(target)
+        raise RuntimeError(
+            f"written in {dtype}, {base} with {adapter} is {rounded:.2e} nats a token from what it is in float32, and "
+            f"the adapter changes no more than {learned:.2e}: the adapter is not merged; set dtype=float32"
+        )
+    return MergeReport(parity, learned, rounded, sum(len(ids) for ids in probes), distances)
 
 
 def check_on(base: Path, quantized: Path, adapter: Path, probes: Probes, max_kl: float) -> float:
@@ -126,13 +140,16 @@ def move(made: Path, target: Path) -> None:
     os.replace(made, target)
 
 
-def _merged(base: Path, adapter: Path, probes: Probes, onto: Onto) -> tuple[Any, list[Any], float]:
-    """Return the merged float32 model, its log-probabilities, and how far they are from the attached ones."""
+def _merged(base: Path, adapter: Path, probes: Probes, onto: Onto) -> tuple[Any, list[Any], float, float]:
+    """Return the merged float32 model, its log-probabilities, how far they are from the attached ones, and those from
+    the base's."""
     attached = _attached(base, adapter, dequantize=onto == "dequantized")
     before = _log_probs(attached, probes)
+    with attached.disable_adapter():
+        learned = _mean_kl(before, _log_probs(attached, probes))
     merged = attached.merge_and_unload()
     after = _log_probs(merged, probes)
-    return merged, after, max(float((b - a).abs().max()) for b, a in zip(before, after, strict=True))
+    return merged, after, max(float((b - a).abs().max()) for b, a in zip(before, after, strict=True)), learned
 
 
 def _attached(base: Path, adapter: Path, *, nf4: bool = False, dequantize: bool = False) -> Any:
@@ -178,8 +195,8 @@ def _mean_kl(p: list[Any], q: list[Any]) -> float:
     return float(torch.cat([(a.exp() * (a - b)).sum(-1) for a, b in zip(p, q, strict=True)]).mean())
 
 
-def _written(model: Any, base: Path, target: Path, dtype: str) -> Any:
-    """Save weights in their number format, config and the base's tokenizer files to ``target``; return the model."""
+def _write(model: Any, base: Path, target: Path, dtype: str) -> None:
+    """Save weights in their number format, config and the base's tokenizer files to ``target``."""
     import torch
 
     from components.models.load import load_tokenizer
@@ -188,4 +205,3 @@ def _written(model: Any, base: Path, target: Path, dtype: str) -> Any:
     model = model.to(getattr(torch, dtype))
     model.save_pretrained(target)
     load_tokenizer(base).save_pretrained(target)
-    return model

@@ -46,6 +46,7 @@ def test_both_merges_are_measured_and_the_chosen_one_is_written(qlora: dict[str,
         found[onto] = line
         assert set(line["metrics"]) == {
             "merge/parity",
+            "merge/learned_kl",
             "merge/rounded_kl",
             "merge/original_kl",
             "merge/dequantized_kl",

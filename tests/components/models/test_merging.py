@@ -10,7 +10,7 @@ from components.config import UserError
 from components.models.adapter_base import AdapterBase, check_base, check_on_trunk
 from components.models.adapters import AdapterConfig, peft_config
 from components.models.folder import digest
-from components.models.load import load_model
+from components.models.load import load_model, load_tokenizer
 from components.models.merging import check_on, merge
 
 PROBES = [[5, 9, 17, 30, 4], [8, 8, 21]]
@@ -117,9 +117,41 @@ def test_merged_folder_is_bfloat16_with_the_chat_template(tiny_model_dir, adapte
     from components.data.chat import ChatTemplate
 
     report = merge(tiny_model_dir, adapters["lora"][0], tmp_path / "merged", PROBES)
-    assert 0 < report.rounded_kl < 1e-3
+    assert 0 < report.rounded_kl < 1e-3 and report.rounded_kl < report.learned_kl / 10
     assert load_model(tmp_path / "merged", "stored").config.dtype == torch.bfloat16
     assert ChatTemplate.from_folder(tmp_path / "merged").digest == ChatTemplate.from_folder(tiny_model_dir).digest
+
+
+def test_an_adapter_that_rounding_would_undo_is_refused_in_16_bits(tiny_model_dir, tmp_path):
+    """A float32 base with large logits, whose rounding is further than what the adapter changes."""
+    from safetensors.torch import load_file, save_file
+
+    base, faint = tmp_path / "base", tmp_path / "adapter"
+    plain = load_model(tiny_model_dir, "float32")
+    torch.manual_seed(0)
+    for name, weight in plain.named_parameters():
+        if name.endswith("proj.weight") or "embed" in name:
+            weight.data.normal_(0, 0.3)
+    plain.save_pretrained(base)
+    load_tokenizer(tiny_model_dir).save_pretrained(base)
+    make_adapter(base, faint, "lora")
+    weights = load_file(faint / "adapter_model.safetensors")
+    save_file({key: weight * 0.03 for key, weight in weights.items()}, faint / "adapter_model.safetensors")
+    with pytest.raises(RuntimeError, match="the adapter is not merged; set dtype=float32"):
+        merge(base, faint, tmp_path / "merged", PROBES)
+    assert not (tmp_path / "merged").exists()
+    report = merge(base, faint, tmp_path / "merged", PROBES, dtype="float32")
+    assert 1e-8 < report.learned_kl < 1e-3 and abs(report.rounded_kl) < 1e-6
+
+
+def test_what_was_learned_is_kl_to_the_base(tiny_model_dir, adapters, tmp_path):
+    report = merge(tiny_model_dir, adapters["dora"][0], tmp_path / "merged", PROBES, dtype="float32")
+    base, merged = load_model(tiny_model_dir, "float32"), load_model(tmp_path / "merged", "float32")
+    total = 0.0
+    for ids in PROBES:
+        p, q = (logits(model, ids)[0].double().softmax(-1) for model in (merged, base))
+        total += float((p * (p / q).log()).sum())
+    assert report.learned_kl == pytest.approx(total / 8, rel=1e-3)
 
 
 def test_a_merge_that_changes_the_model_is_refused(tiny_model_dir, adapters, tmp_path, monkeypatch):

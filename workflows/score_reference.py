@@ -14,9 +14,14 @@ class ScoreReference(WorkflowConfig):
 
     model: ModelRef = Field(description="the reference: the model that preference training starts from")
     preferences: TableRef = Field(description="table of preference pairs")
-    split: Literal["train", "test"] = Field("train", description="which pairs are scored")
+    split: Literal["train", "test"] = Field("train", description="which pairs are scored; training looks up both")
     max_tokens: int = Field(1024, ge=8, description="longer pairs are left out, as training leaves them out")
-    dtype: Literal["auto", "bfloat16", "float32"] = Field("auto", description="number format, as in training")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="number format, as in training; auto goes by scoring.gpu here, by scale.gpu there"
+    )
+    quantization: Literal["none", "nf4"] = Field(
+        "none", description="nf4: in 4 bits, which is the reference of a training with adapter.name=qlora"
+    )
     scoring: ScoringConfig = Field(ScoringConfig(), description="how the model is run over the pairs")
 
 
@@ -42,6 +47,7 @@ def main(config: ScoreReference, run: "Run") -> "Result":
         sources.digest(model, run.cache),
         template.digest,
         weight_dtype(config.dtype, bool(config.scoring.gpu)),
+        nf4=config.quantization == "nf4",
     )
     uri = f"{config.storage}/lancedb"
     with ray_session(config.ray, config.storage):

@@ -162,14 +162,15 @@ def check_on_shared_trunk(config: AdapterConfig) -> None:
     """
     reasons = {
         "dora": "PPO hands W + BA to its engines, and DoRA divides each row of that by its length",
-        "loraplus": "PPO's optimizer has one learning rate for the policy and one for the critic",
         "adalora": "PEFT trains one AdaLoRA adapter a model, and PPO's trunk carries the policy's and the critic's",
         "qlora": "PPO merges the policy into its engines' weights, which 4-bit weights would round away",
         "longlora": "its embeddings and norms would be the critic's and the rewards' too, and the engines' attention "
         "is not cut",
     }
     if config.name in reasons:
-        raise UserError(f"adapter.name={config.name} is not for PPO: {reasons[config.name]}; use lora, rslora or none")
+        raise UserError(
+            f"adapter.name={config.name} is not for PPO: {reasons[config.name]}; use lora, rslora, loraplus or none"
+        )
 
 
 def adalora_schedule(config: AdapterConfig, steps: int) -> tuple[int, int]:

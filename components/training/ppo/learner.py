@@ -16,14 +16,24 @@ class DeepSpeedLearner:
     """Accumulates gradients over the passes of a step, updates, and keeps its state in checkpoints."""
 
     def __init__(
-        self, module: ActorCritic, optim: PpoOptimConfig, sharding: DeepSpeedConfig, *, bf16: bool, passes: int
+        self,
+        module: ActorCritic,
+        optim: PpoOptimConfig,
+        sharding: DeepSpeedConfig,
+        *,
+        bf16: bool,
+        passes: int,
+        ratio: float = 1.0,
     ) -> None:
-        """Hand the trained weights to DeepSpeed; ``passes`` is the number of backward passes of each step."""
+        """Hand the trained weights to DeepSpeed.
+
+        Args:
+            passes: backward passes of each step.
+            ratio: how many times as fast the B matrices of adapters learn.
+        """
         self.module, self.optim = module, optim
-        rates = (optim.learning_rate, optim.critic_learning_rate)
-        kept = [(part, rate) for part, rate in zip(split(module), rates, strict=True) if part]
-        groups: list[dict[str, Any]] = [{"params": part, "lr": rate} for part, rate in kept]
-        self.rates = [rate for _, rate in kept]
+        groups = groups_of(module, optim, ratio)
+        self.rates: list[float] = [group["lr"] for group in groups]
         # Stage 0 neither tells the gradient's norm nor skips a step that is not finite; stage 1 with one worker
         # shards nothing either.
         self.engine = deepspeed.initialize(
@@ -57,15 +67,22 @@ class DeepSpeedLearner:
         self.engine.load_checkpoint(str(folder), tag="engine", load_module_strict=False)
 
 
-def split(module: ActorCritic) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """Return (policy, critic) weights that are trained."""
-    policy: list[torch.nn.Parameter] = []
-    critic: list[torch.nn.Parameter] = []
+def groups_of(module: torch.nn.Module, optim: PpoOptimConfig, ratio: float = 1.0) -> list[dict[str, Any]]:
+    """Return the trained weights with their peak learning rates: the policy's, then the critic's; with a ratio other
+    than 1, each without and with the B matrices, which learn ``ratio`` times as fast.
+
+    Source: LoRA+ (arXiv 2402.12354), section 4: B wants a larger rate than A, the wider the model the more.
+    """
+    found: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, weight in module.named_parameters():
         if weight.requires_grad:
             is_critic = name.startswith(("value_head", "own_critic")) or ".critic." in name
-            (critic if is_critic else policy).append(weight)
-    return policy, critic
+            found.setdefault((is_critic, ratio != 1 and ".lora_B." in name), []).append(weight)
+    rates = (optim.learning_rate, optim.critic_learning_rate)
+    return [
+        {"params": weights, "lr": rates[is_critic] * (ratio if is_b else 1)}
+        for (is_critic, is_b), weights in sorted(found.items(), key=lambda item: item[0])
+    ]
 
 
 def schedule(optim: PpoOptimConfig, progress: float) -> float:

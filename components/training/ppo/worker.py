@@ -83,6 +83,7 @@ class _Worker:
             config.deepspeed,
             bf16=payload["dtype"] == "bfloat16",
             passes=-(-per_step // config.update.micro_prompts),
+            ratio=config.adapter.loraplus.ratio if config.adapter.name == "loraplus" else 1.0,
         )
         engines = payload["engines"]
         rollouts = EngineRollouts(

@@ -147,13 +147,13 @@ def test_longlora_beside_a_reference_needs_groups_that_cut_nothing():
         check_training(config, zero_stage=2, max_tokens=1025, has_reference=True)
 
 
-@pytest.mark.parametrize("name", ["dora", "loraplus", "adalora", "qlora", "longlora"])
+@pytest.mark.parametrize("name", ["dora", "adalora", "qlora", "longlora"])
 def test_what_a_shared_trunk_cannot_carry_is_refused(name):
     with pytest.raises(UserError, match=f"adapter.name={name} is not for PPO"):
         check_on_shared_trunk(AdapterConfig(name=name))
 
 
-@pytest.mark.parametrize("name", ["none", "lora", "rslora"])
+@pytest.mark.parametrize("name", ["none", "lora", "rslora", "loraplus"])
 def test_what_a_shared_trunk_carries(name):
     check_on_shared_trunk(AdapterConfig(name=name))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.training.ppo.learner import schedule
+from components.training.ppo.learner import groups_of, schedule
 from components.training.ppo.settings import PpoOptimConfig
 from tests.components.training.ppo import learner_processes as script
 
@@ -71,6 +71,33 @@ def test_who_keeps_the_others_waiting_is_named(found) -> None:
     said = found[2]["late"]
     assert "within 1 s (four times rollout.deadline_s)" in said and "Ranks 1 failed" in said
     assert "0 on " in said and "1 on " in said
+
+
+def test_b_matrices_learn_faster_for_policy_and_critic_alike() -> None:
+    module = torch.nn.ModuleDict({"trunk": torch.nn.ModuleDict(), "value_head": torch.nn.Linear(2, 1)})
+    for part in ("lora_A", "lora_B"):
+        module["trunk"][part] = torch.nn.ModuleDict(
+            {who: torch.nn.Linear(2, 2, bias=False) for who in ("policy", "critic")}
+        )
+    module["trunk"]["frozen"] = torch.nn.Linear(2, 2).requires_grad_(False)
+    optim = PpoOptimConfig(learning_rate=1e-4, critic_learning_rate=3e-4)
+    names = {weight: name for name, weight in module.named_parameters()}
+
+    def told(ratio: float) -> list[tuple[float, list[str]]]:
+        return [(group["lr"], sorted(names[w] for w in group["params"])) for group in groups_of(module, optim, ratio)]
+
+    head = ["value_head.bias", "value_head.weight"]
+    trunk = {(ab, who): f"trunk.lora_{ab}.{who}.weight" for ab in "AB" for who in ("policy", "critic")}
+    assert told(1.0) == [
+        (1e-4, [trunk["A", "policy"], trunk["B", "policy"]]),
+        (3e-4, [trunk["A", "critic"], trunk["B", "critic"], *head]),
+    ]
+    assert told(16.0) == [
+        (1e-4, [trunk["A", "policy"]]),
+        (pytest.approx(16e-4), [trunk["B", "policy"]]),
+        (3e-4, [trunk["A", "critic"], *head]),
+        (pytest.approx(48e-4), [trunk["B", "critic"]]),
+    ]
 
 
 @pytest.mark.parametrize(

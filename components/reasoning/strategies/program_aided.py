@@ -11,7 +11,7 @@ from components.reasoning.programs import source_of
 from components.reasoning.sandbox import SandboxLimits, run_program
 
 EXAMPLES = (
-    ("What is 8 * (12 - 5)?", "print(8 * (12 - 5))"),
+    ("What is (19 - 3) * 7 - 25?", "print((19 - 3) * 7 - 25)"),
     (
         "A shelf holds 14 books. Nine are lent out and two boxes of 6 come in. How many books are there now?",
         "books = 14 - 9 + 2 * 6\nprint(books)",

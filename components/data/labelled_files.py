@@ -10,7 +10,7 @@ from components.data import label_card, records, store
 from components.data.preference_files import parse_pair
 from components.data.records import content_hash
 from components.data.row_files import file_rows
-from components.data.split import side_of
+from components.data.split import side_of, stricter
 
 _LABELS = {True: True, False: False, "true": True, "false": False, "good": True, "bad": False}
 
@@ -57,10 +57,11 @@ def read_labelled(path: Path, test_share: float, salt: str = "") -> tuple[list[d
         known = rows.setdefault(row["answer_id"], row)
         if known is not row:
             left_out["repeated"] += 1
+            known["split"] = stricter(known, row)
             if known["label"] != label:
                 conflicting.add(row["answer_id"])
     agreed = [row for key, row in rows.items() if key not in conflicting]
-    tested = {_plain(row["prompt"]) for row in agreed if row["split"] == "test"}
+    tested = {_plain(row["prompt"]) for row in rows.values() if row["split"] == "test"}
     kept = [row for row in agreed if row["split"] == "test" or _plain(row["prompt"]) not in tested]
     left_out["conflicting"], left_out["contaminated_prompt"] = len(conflicting), len(agreed) - len(kept)
     if not kept:

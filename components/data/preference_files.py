@@ -12,7 +12,7 @@ from components.config import UserError
 from components.data.chat import ROLES
 from components.data.records import content_hash
 from components.data.row_files import file_rows
-from components.data.split import side_of
+from components.data.split import side_of, stricter
 from components.data.votes import PREFERS
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
@@ -87,12 +87,16 @@ def collect(read: Iterable[tuple[str, dict[str, Any] | str]]) -> Preferences:
         if copies[row["pair_id"]] > 1:
             left_out.append({"where": where, "reason": "repeated"})
         known = rows.get(row["pair_id"], row)
-        rows[row["pair_id"]] = min(known, row, key=_sorted_json)  # whatever the order of the lines
+        split = stricter(known, row)
+        rows[row["pair_id"]] = {**min(known, row, key=_sorted_json), "split": split}  # whatever the order of the lines
     return _preferences(rows, left_out, copies)
 
 
 def together(files: Sequence[Preferences]) -> Preferences:
-    """Several files as one; a pair that is in more than one of them is kept once, from the first."""
+    """Several files as one; a pair that is in more than one of them is kept once, from the first.
+
+    If one of them has it for the test, that is what it is for.
+    """
     rows: dict[str, dict[str, Any]] = {}
     copies: Counter[str] = Counter()
     left_out: list[dict[str, str]] = []
@@ -102,7 +106,8 @@ def together(files: Sequence[Preferences]) -> Preferences:
         for row in found.rows:
             if row["pair_id"] in rows:
                 left_out.append({"where": row["source"], "reason": "repeated"})
-            rows.setdefault(row["pair_id"], row)
+            known = rows.setdefault(row["pair_id"], row)
+            rows[row["pair_id"]] = {**known, "split": stricter(known, row)}
     return _preferences(rows, left_out, copies)
 
 
@@ -123,7 +128,7 @@ def _unusable(prompt: list[dict[str, str]], chosen: str, rejected: str) -> str |
     return "ties" if chosen.strip() == rejected.strip() else None
 
 
-def _sorted_json(row: Mapping[str, Any]) -> str:
+def _sorted_json(row: Any) -> str:
     return json.dumps(row, sort_keys=True)
 
 

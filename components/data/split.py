@@ -30,6 +30,11 @@ def side_of(record: Mapping[str, Any], text: str, test_share: float, salt: str, 
     raise UserError(f"{where}: 'split' must be train or test, got {given!r:.80}: or leave it out, to split by a hash")
 
 
+def stricter(first: Mapping[str, Any], second: Mapping[str, Any]) -> Split:
+    """The side of a row that is there twice: the test's, if one of the two is."""
+    return "test" if "test" in (first["split"], second["split"]) else "train"
+
+
 def refuse_leaks(train: Sequence[str], test: Sequence[str], what: str) -> None:
     """Raises UserError when anything (a prompt, a passage) is on both sides."""
     shared = set(train) & set(test)

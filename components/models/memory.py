@@ -91,9 +91,13 @@ def adapter_parameters(folder: Path, config: AdapterConfig) -> int:
 
 
 def adapts_nothing(folder: Path, config: AdapterConfig) -> bool:
-    """Return whether no layer of the model in ``folder`` is one that the adapter is for."""
+    """Return whether no matrix of the model in ``folder`` has a name that the adapter is for.
+
+    Heads and embeddings are among them, which PEFT adapts where they are named.
+    """
     headers = {name: info for path in _weight_files(folder) for name, info in _header(path).items()}
-    return bool(headers) and not _adapted(headers, config)
+    matrices = [name for name, info in headers.items() if name.endswith(".weight") and len(info["shape"]) == 2]
+    return bool(matrices) and not any(_is_adapted(name, config) for name in matrices)
 
 
 def linear_parameters(folder: Path) -> int:
@@ -159,13 +163,13 @@ def _linears(header: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _adapted(headers: dict[str, Any], config: AdapterConfig) -> list[dict[str, Any]]:
     """Return the layers that PEFT adapts."""
+    return [info for name, info in _linears(headers).items() if _is_adapted(name, config)]
+
+
+def _is_adapted(name: str, config: AdapterConfig) -> bool:
     frozen = blocks_under(config.first_layer)
-    return [
-        info
-        for name, info in _linears(headers).items()
-        if _is_target(name, config.target_modules)
-        and not (frozen and re.fullmatch(frozen, name.removesuffix(".weight")))
-    ]
+    is_frozen = frozen is not None and re.fullmatch(frozen, name.removesuffix(".weight")) is not None
+    return _is_target(name, config.target_modules) and not is_frozen
 
 
 def _is_target(name: str, targets: str | tuple[str, ...]) -> bool:

@@ -33,7 +33,7 @@ class MergeReport:
 
     parity: float  # largest difference in float32: 0 but for rounding
     learned_kl: float  # mean KL(attached || base) in float32, nats per token: what the adapter changes
-    rounded_kl: float  # mean KL(attached float32 || merged as read back), nats per token
+    rounded_kl: float  # mean KL(attached || merged weights as read back, computed in float32), nats per token
     probe_tokens: int
     # With a 4-bit base: mean KL(4-bit base + adapter || merged float32), nats per token, of both merges
     quantized_kl: dict[str, float] = field(default_factory=dict)
@@ -96,7 +96,7 @@ def merge(
             )
     _write(merged, base, target, dtype)
     del merged
-    rounded = _mean_kl(after, _log_probs(load_model(target, "stored"), probes))
+    rounded = _mean_kl(after, _log_probs(load_model(target, "float32"), probes))
     if not rounded <= max(MOST_LOST * learned, _FLOAT32_KL):
         shutil.rmtree(target)
         raise RuntimeError(

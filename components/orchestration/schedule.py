@@ -75,7 +75,6 @@ def run_steps(steps: Mapping[str, StepConfig], setting: Setting) -> dict[str, St
     """
     every, sweeps = expand(steps)
     waits = _waits(steps, sweeps)
-    at_once = {point.name: min(setting.max_parallel, len(points)) for points in sweeps.values() for point in points}
     ended: dict[str, Step] = {}
     stopping = threading.Event()
     with contextlib.ExitStack() as stack:
@@ -95,7 +94,8 @@ def run_steps(steps: Mapping[str, StepConfig], setting: Setting) -> dict[str, St
                         board.end(name, step.status, step.seconds)
                     elif len(running) < setting.max_parallel:
                         target = address.get()
-                        ask = (name, every[name], step, target, setting, board, stopping, at_once.get(name, 1))
+                        at_once = min(setting.max_parallel, _points_left(name, sweeps, ended))
+                        ask = (name, every[name], step, target, setting, board, stopping, at_once)
                         job = pool.submit(_run, *ask)
                         running[job] = name
                 if not running:
@@ -138,6 +138,15 @@ def _ready(waits: Mapping[str, set[str]], ended: Mapping[str, Step], running: se
     for name, wanted in waits.items():
         if name not in ended and name not in running and wanted <= set(ended):
             yield name
+
+
+def _points_left(name: str, sweeps: Mapping[str, Sequence[Point]], ended: Mapping[str, Step]) -> int:
+    """Return how many points of the sweep that a step belongs to have not ended; 1 for a step of none."""
+    for points in sweeps.values():
+        names = {point.name for point in points}
+        if name in names:
+            return len(names - set(ended))
+    return 1
 
 
 def _blocked(wanted: set[str], ended: Mapping[str, Step]) -> Step | None:

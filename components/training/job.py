@@ -88,7 +88,7 @@ def check_adapter(recipe: Recipe, model: Path, steps: int) -> None:
         targets = recipe.adapter.target_modules
         wanted = f"adapter.target_modules=[{targets}]" if isinstance(targets, str) else "names that end so"
         raise UserError(
-            f"adapter.target_modules={targets if isinstance(targets, str) else list(targets)} names no linear layer of "
+            f"adapter.target_modules={targets if isinstance(targets, str) else list(targets)} names no layer of "
             f"{model.name} from block {recipe.adapter.first_layer} on: give {wanted}, or all-linear"
         )
     if recipe.adapter.name == "adalora":

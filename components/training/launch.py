@@ -108,6 +108,8 @@ def share_cores(nodes: Sequence[Mapping[str, float]], scale: ScaleConfig, at_onc
             f"{enough} workers with scale.gpu need as many GPUs, the cluster has {gpus}: set "
             f"scale.gpu=false or fewer workers, or ray.wait_for.GPU={enough} where a pool can bring them"
         )
+    if scale.gpu:
+        at_once = max(1, min(at_once, gpus // scale.workers))  # the others wait for a GPU
     fit = [node for node in nodes if node.get("GPU", 0) >= 1] if scale.gpu else list(nodes)
     total = sum(int(node.get("CPU", 0)) for node in fit)
 

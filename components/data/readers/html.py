@@ -12,9 +12,10 @@ _DATES = (
     "//meta[@name='date' or @name='dcterms.modified' or @name='dcterms.date' or @name='last-modified']/@content",
     "//time/@datetime",
 )
-_CHARSET = re.compile(rb"""<meta\b[^>]*\bcharset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
+_META = re.compile(rb"<meta\b[^>]*>", re.IGNORECASE)
+_CHARSET = re.compile(rb"""\bcharset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 _PRESCAN_BYTES = 1024  # within which a page has to say it
-_LATIN = ("iso8859-1", "ascii")
+_MEANT = {"iso8859-1": "cp1252", "ascii": "cp1252", "gb2312": "gb18030", "gbk": "gb18030"}
 
 
 def read_html(data: bytes, encoding: str | None = None) -> Parsed:
@@ -44,17 +45,20 @@ def read_html(data: bytes, encoding: str | None = None) -> Parsed:
 
 
 def _declared(data: bytes) -> str | None:
-    """Return the encoding that the page's ``meta`` names; none where it names none, or one that there is not.
+    """Return the encoding that the page's ``meta`` names; none where it names none, or one that it cannot be in.
 
-    Source: WHATWG, HTML, "prescan a byte stream to determine its encoding"; and, of its Encoding Standard, that pages
-    which say Latin-1 or ASCII mean windows-1252.
+    Source: WHATWG, HTML, "prescan a byte stream to determine its encoding", and its Encoding Standard for what pages
+    mean by Latin-1, ASCII and GB 2312.
     """
-    found = _CHARSET.search(data[:_PRESCAN_BYTES])
-    if found is None:
-        return None
-    try:
-        name = codecs.lookup(found[1].decode()).name
-        b"0000".decode(name)  # some codecs are no encodings of text
-    except (LookupError, UnicodeDecodeError):
-        return None
-    return "cp1252" if name in _LATIN else name
+    for tag in _META.findall(data[:_PRESCAN_BYTES]):
+        found = _CHARSET.search(tag)
+        if found is None or (b"content" in tag.lower() and b"http-equiv" not in tag.lower()):
+            continue
+        try:
+            name = codecs.lookup(found[1].decode()).name
+            b"0000".decode(name)  # some codecs are no encodings of text
+        except (LookupError, UnicodeError):
+            return None
+        is_wide = name.startswith(("utf-16", "utf-32"))  # then the tag itself would not have been found
+        return None if is_wide else _MEANT.get(name, name)
+    return None

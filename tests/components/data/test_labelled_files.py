@@ -69,6 +69,9 @@ def test_a_file_says_itself_what_is_for_the_test_and_nothing_of_it_is_trained_on
     kept, left_out = read_labelled(write(tmp_path / "labels.jsonl", rows), 0.0)
     assert [(row["completion"][0]["content"], row["split"]) for row in kept] == [("Yes.", "test"), ("Yes.", "train")]
     assert left_out["contaminated_prompt"] == 2
+    twice = [{**rows[1], "split": "train"}, {**rows[1], "split": "test"}, {**rows[1], "completion": "No.", "label": 0}]
+    kept, _ = read_labelled(write(tmp_path / "twice.jsonl", [*twice, rows[0]]), 0.0)
+    assert [(row["completion"][0]["content"], row["split"]) for row in kept] == [("Yes.", "test"), ("Yes.", "test")]
     rows[1]["split"] = "dev"
     with pytest.raises(UserError, match="line 2: 'split' must be train or test, got 'dev'"):
         read_labelled(write(tmp_path / "labels.jsonl", rows), 0.0)

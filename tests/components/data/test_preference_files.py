@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.config import UserError
-from components.data.preference_files import demonstrations_of, parse_pair, read_preferences
+from components.data.preference_files import demonstrations_of, parse_pair, read_preferences, together
 
 PROMPT = [{"role": "user", "content": "Hello?"}]
 USER, GOOD, BAD = PROMPT[0], {"role": "assistant", "content": "Yes."}, {"role": "assistant", "content": "No."}
@@ -139,6 +139,17 @@ def test_a_row_that_names_its_split_is_in_it_and_another_name_is_refused(tmp_pat
     found = {row["prompt"][0]["content"]: row["split"] for row in read_preferences(path, 0.0).rows}
     assert [found[f"{number}?"] for number in range(12)] == ["train", "test", "test"] * 4
     assert {found[f"{number}?"] for number in range(12, 16)} == {"train"}
+    both = [
+        {"prompt": "1?", "split": side, "chosen_score": score, **pair} for side, score in (("train", 1), ("test", 2))
+    ]
+    for order in (both, both[::-1]):
+        path.write_text("\n".join(map(json.dumps, order)))
+        assert [row["split"] for row in read_preferences(path, 0.0).rows] == ["test"]
+        files = []
+        for row in order:
+            path.write_text(json.dumps(row))
+            files.append(read_preferences(path, 0.0))
+        assert [row["split"] for row in together(files).rows] == ["test"]
     path.write_text(json.dumps({"prompt": "1?", "split": "validation", **pair}))
     with pytest.raises(UserError, match=r"line 1: 'split' must be train or test, got 'validation'"):
         read_preferences(path, 0.1)

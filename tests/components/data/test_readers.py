@@ -163,6 +163,8 @@ def test_html_has_title_date_and_headings() -> None:
         ("<META http-equiv='Content-Type' content='text/html; charset=koi8-r'>", "koi8-r"),
         ("<meta charset=utf-8>", "utf-8"),
         ("<meta charset=koi8-r>", "utf-8"),  # the bytes say otherwise
+        ("<meta charset=undefined>", "utf-8"),
+        ('<meta name="description" content="charset=latin-1"><meta charset="cp1251">', "cp1251"),
     ],
 )
 def test_html_that_names_its_encoding_is_read_in_it(meta: str, encoding: str) -> None:
@@ -173,7 +175,7 @@ def test_html_that_names_its_encoding_is_read_in_it(meta: str, encoding: str) ->
 def test_html_that_says_latin_1_means_windows_1252_and_a_wrong_name_is_no_help() -> None:
     page = "<html><head><meta charset=iso-8859-1></head><body><p>It costs 5 € – “cheap”.</p></body></html>"
     assert "5 € – “cheap”" in parse(page.encode("cp1252"), ".html").text
-    for name in ("klingon", "rot13", "base64", "ä"):
+    for name in ("klingon", "rot13", "base64", "undefined", "punycode", "utf-16", "ä"):
         with pytest.raises(Unreadable, match="not utf-8 text"):
             parse(page.replace("iso-8859-1", name).encode("cp1252"), ".html")
 

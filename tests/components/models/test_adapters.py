@@ -84,6 +84,7 @@ def test_the_planner_counts_no_block_under_the_first(tiny_model_dir):
         (("q_proj",), 0, False),
         ("q_proj", 0, True),
         (r".*\.q_proj", 1, False),
+        (("embed_tokens",), 0, False),
         (("w1",), 0, True),
     ],
 )

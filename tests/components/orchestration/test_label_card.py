@@ -1,14 +1,14 @@
 """The page of labelled answers is self-contained, escapes what people wrote, and says what to set."""
 
+import json
 from pathlib import Path
 
 from components.data.label_card import describe
+from components.data.labelled_files import read_labelled
 from components.orchestration import label_card
 from components.orchestration.label_card import write_label_card
 from tests.components.data.test_label_card import answer
 from tests.components.orchestration.test_card import _Tags
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def _page(tmp_path: Path, rows: list[dict]) -> str:
@@ -41,7 +41,7 @@ def test_answers_of_one_kind_have_a_page_that_says_so(tmp_path: Path) -> None:
     assert "Every training answer has the same label" in text and "longer than a bad one" not in text
 
 
-def test_every_reason_for_leaving_an_answer_out_has_words_for_people() -> None:
-    source = (ROOT / "components/data/labelled_files.py").read_text()
-    assert set(label_card._WORDS) == {"repeated", "empty", "conflicting", "contaminated_prompt"}
-    assert all(f'"{reason}"' in source for reason in label_card._WORDS)
+def test_every_reason_for_leaving_an_answer_out_has_words_for_people(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text(json.dumps({"prompt": "One?", "completion": "Yes.", "label": True}))
+    assert set(read_labelled(path, 0.0)[1]) == set(label_card._WORDS)

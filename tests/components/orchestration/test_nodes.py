@@ -80,6 +80,7 @@ def test_jobs_beside_each_other_share_what_there_is() -> None:
     assert share_cores([{"CPU": 2}], ScaleConfig(), at_once=3) == 1  # two run, the third waits
     assert share_cores([{"CPU": 8}], ScaleConfig(cpus_per_worker=5), at_once=2) == 5  # who says so waits, too
     assert share_cores([{"CPU": 64, "GPU": 8}], ScaleConfig(gpu=True), at_once=2) == 8
+    assert share_cores([{"CPU": 16, "GPU": 1}], ScaleConfig(gpu=True), at_once=4) == 16  # one has the GPU
 
 
 @pytest.mark.parametrize(

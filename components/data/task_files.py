@@ -43,6 +43,6 @@ def _rows(source: str) -> list[Any]:
     try:
         data = Path(source).read_bytes()
         text = (gzip.decompress(data) if source.endswith(".gz") else data).decode()
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{source} cannot be read ({error}): give a .jsonl file, or a table") from error

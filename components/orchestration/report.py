@@ -82,7 +82,7 @@ def first_and_last(samples: Path) -> list[dict[str, Any]]:
 
     A person sees there whether a reward that rose was earned or gamed.
     """
-    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    lines = [json.loads(line) for line in samples.read_text().split("\n") if line]
     iterations = [line["iteration"] for line in lines]
     looks = {min(iterations), max(iterations)} if iterations else set()
     asked = {line["place"]: line["question"] for line in lines}  # two prompts may ask the same over other passages

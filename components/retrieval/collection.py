@@ -53,7 +53,7 @@ def _id(row: dict[str, Any]) -> str:
 def _lines(root: Path, names: tuple[str, ...]) -> list[dict[str, Any]]:
     path = _find(root, names)
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -68,7 +68,7 @@ def _grades(root: Path) -> list[dict[str, Any]]:
     path = _find(root, ("qrels.jsonl", "qrels/test.tsv", "qrels.tsv"))
     text = _text(path)
     if ".jsonl" in path.name:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
     names = {"query-id": "query_id", "corpus-id": "doc_id", "score": "relevance"}
     rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
     if not rows or not set(names) <= set(rows[0]):

@@ -28,6 +28,15 @@ def test_plain_json_lines_packed(tmp_path: Path) -> None:
     assert read_collection(tmp_path) == EXPECTED
 
 
+def test_a_line_of_json_ends_where_json_lines_end(tmp_path: Path) -> None:
+    lines = ['{"id": "1", "text": "one\u2028line"}', '{"id": "2", "text": "two"}']
+    (tmp_path / "documents.jsonl").write_text("\n".join(lines))
+    _write(tmp_path / "queries.jsonl", {"id": "q", "text": "what"})
+    _write(tmp_path / "qrels.jsonl", {"query_id": "q", "doc_id": "1", "relevance": 1})
+    texts = [document["text"] for document in read_collection(tmp_path).documents.values()]
+    assert texts == ["one\u2028line", "two"]
+
+
 def test_the_layout_of_beir(tmp_path: Path) -> None:
     _write(tmp_path / "corpus.jsonl", {"_id": "1", "title": "t", "text": "a"}, {"_id": "2", "text": "b"})
     _write(tmp_path / "queries.jsonl", {"_id": "q", "text": "what"})

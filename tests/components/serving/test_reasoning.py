@@ -348,6 +348,14 @@ def test_files_of_options_are_read_once_and_named_by_their_digest(tmp_path):
     assert first.startswith("sha256:") and with_digests(with_files([few])[0]).options["examples"] != first
 
 
+def test_a_line_of_json_ends_where_json_lines_end(tmp_path):
+    """U+2028 and U+0085 break lines for Python, and are plain characters in JSON; GSM8K has one."""
+    file = tmp_path / "e.jsonl"
+    rows = [{"question": "one\u2028line\u0085?", "answer": "1"}, {"question": "two", "answer": "2"}]
+    file.write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n", newline="")
+    assert [row["question"] for row in read_tasks(str(file))] == ["one\u2028line\u0085?", "two"]
+
+
 @pytest.mark.parametrize("text", ["", '{"question": "q"}', "no json", "[1]"])
 def test_examples_that_are_none_are_refused(tmp_path, text):
     file = tmp_path / "e.jsonl"

@@ -1,7 +1,7 @@
 """The data card of a preference table: one self-contained HTML page, and the same figures as JSON beside it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,21 @@ def log_data_card(run: Run, card: Mapping[str, Any], left_out: Sequence[Mapping[
 
     Returns the page's path as the output ``card``.
     """
+    logged = log_card(run, "Preference data", card, write_data_card)
+    if left_out:
+        run.log_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in left_out), "left_out.jsonl")
+    return logged
+
+
+def log_card(
+    run: Run, title: str, card: Mapping[str, Any], write: Callable[[Path, str, Mapping[str, Any]], None]
+) -> dict[str, str]:
+    """Have a table's page written, and its figures as JSON beside it, and log both; return the output ``card``."""
     page, figures = run.dir / "data_card.html", run.dir / "data_card.json"
-    write_data_card(page, "Preference data", card)
+    write(page, title, card)
     figures.write_text(json.dumps(card, indent=2, ensure_ascii=False))
     for path in (page, figures):
         run.log_artifact(path)
-    if left_out:
-        run.log_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in left_out), "left_out.jsonl")
     return {"card": str(page)}
 
 

@@ -1,10 +1,10 @@
 """The data card of an `answers` table: one self-contained HTML page, and the same figures as JSON beside it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.orchestration.data_card import log_card
 from components.orchestration.data_card_figures import length_histogram, source_bars
 from components.orchestration.page import render
 from components.tracking.run import Run
@@ -20,12 +20,7 @@ _WORDS = {
 
 def log_label_card(run: Run, card: Mapping[str, Any]) -> dict[str, str]:
     """Write ``data_card.html`` and ``data_card.json`` and log them; return the page's path as the output ``card``."""
-    page, figures = run.dir / "data_card.html", run.dir / "data_card.json"
-    write_label_card(page, "Answers with labels", card)
-    figures.write_text(json.dumps(card, indent=2, ensure_ascii=False))
-    for path in (page, figures):
-        run.log_artifact(path)
-    return {"card": str(page)}
+    return log_card(run, "Answers with labels", card, write_label_card)
 
 
 def write_label_card(path: Path, title: str, card: Mapping[str, Any]) -> None:

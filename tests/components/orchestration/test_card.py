@@ -70,14 +70,19 @@ class _Tags(HTMLParser):
             assert self.open.pop() == tag, f"</{tag}> closes another tag"
 
 
-def _written(tmp_path: Path, card: dict[str, Any]) -> str:
-    path = tmp_path / "card.html"
-    write_card(path, "Reward <model>", card)
+def read_closed(path: Path) -> str:
+    """A page's text, after checking that every tag is closed in its turn."""
     text = path.read_text()
     tags = _Tags()
     tags.feed(text)
     assert tags.open == []
     return text
+
+
+def _written(tmp_path: Path, card: dict[str, Any]) -> str:
+    path = tmp_path / "card.html"
+    write_card(path, "Reward <model>", card)
+    return read_closed(path)
 
 
 def test_everything_is_within_the_page(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from components.orchestration import data_card
 from components.orchestration.data_card import write_data_card
 from tests.browser import picture_of
 from tests.components.data.test_clean import pair, votes
-from tests.components.orchestration.test_card import _Tags
+from tests.components.orchestration.test_card import read_closed
 
 DATA = Path(settings.__file__).parents[1]
 
@@ -20,11 +20,7 @@ def _page(tmp_path: Path, rows: list[dict], dropped: list[dict], left_out: list[
     found = {"conflicts": 2, "common_answers": 1}
     path = tmp_path / "data_card.html"
     write_data_card(path, "Preference <data>", describe(rows, dropped, left_out, "db#preferences@3", found))
-    text = path.read_text()
-    tags = _Tags()
-    tags.feed(text)
-    assert tags.open == []
-    return text
+    return read_closed(path)
 
 
 @pytest.fixture

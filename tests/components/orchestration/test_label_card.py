@@ -8,17 +8,13 @@ from components.data.labelled_files import read_labelled
 from components.orchestration import label_card
 from components.orchestration.label_card import write_label_card
 from tests.components.data.test_label_card import answer
-from tests.components.orchestration.test_card import _Tags
+from tests.components.orchestration.test_card import read_closed
 
 
 def _page(tmp_path: Path, rows: list[dict]) -> str:
     path = tmp_path / "data_card.html"
     write_label_card(path, "Answers", describe(rows, {"repeated": 1, "conflicting": 2}, "db#answers@3"))
-    text = path.read_text()
-    tags = _Tags()
-    tags.feed(text)
-    assert tags.open == []
-    return text
+    return read_closed(path)
 
 
 def test_everything_is_within_the_page(tmp_path: Path) -> None:

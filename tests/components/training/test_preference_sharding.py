@@ -44,9 +44,7 @@ def test_every_stage_of_zero_trains_as_none_does(processes, tables, tiny_model_d
         for stage in range(4):
             folder, shape = tmp_path / f"{which}-{stage}", {"micro": 2, "passes": 2 // processes, "steps": 3}
             payload, _ = payload_of(which, tables, tiny_model_dir, folder, shift=3.0, **shape)
-            how = DeepSpeedConfig(
-                stage=stage, param_persistence_threshold=0
-            )  # the tiny model's weights would stay whole
+            how = DeepSpeedConfig(stage=stage, param_persistence_threshold=0)  # else so small weights stay whole
             payload["arguments"]["deepspeed"] = build(how, bf16=False, max_grad_norm=1e9)
             payloads[folder.name] = payload
     curves = curves_in(processes, payloads, tmp_path / "sharded")

@@ -87,7 +87,11 @@ class RayConfig(Config):
     wait_for: dict[str, float] = Field(
         {}, description="what the cluster must have before work starts, as {GPU: 8}; an autoscaled one is asked for it"
     )
-    wait_s: float = Field(900.0, gt=0, description="how long a running cluster may take to have it, in seconds")
+    wait_s: float = Field(
+        900.0,
+        gt=0,
+        description="seconds that a running cluster may take to have it; pools on demand are asked after half of it",
+    )
 
 
 class WorkflowConfig(Config):

@@ -11,6 +11,8 @@ from typing import Any
 from components import storage as place
 from components.config import UserError
 
+# Resources by which the same machines at spot prices and on demand can be asked for; each pool has one for each GPU.
+SPOT, ON_DEMAND = "spot", "on_demand"
 _POLL_S, _PROBE_TIMEOUT_S = 2.0, 120.0
 logger = logging.getLogger(__name__)
 
@@ -18,8 +20,13 @@ logger = logging.getLogger(__name__)
 def await_resources(wanted: Mapping[str, float], timeout_s: float) -> None:
     """Ask the connected cluster for resources and wait until its nodes have them; at most ``timeout_s``.
 
-    The request is withdrawn in the end: a pool shrinks again when nothing has used its nodes for as long as its own
-    file says.
+    The request is a placement group in which nothing ever runs. Those of all jobs add up, and one goes with its job;
+    of the autoscaler's ``request_resources`` a cluster has one, and each job's would take back that of another. It is
+    withdrawn in the end: a pool shrinks again when nothing has used its nodes for as long as its own file says.
+
+    Where nothing has come for half of the time, the pools on demand are asked for the GPUs that are missing. Ray does
+    so by itself only if a node was granted and never came up, not if the cloud refuses to grant one. The first request
+    stays beside it: pools that know nothing of ``ON_DEMAND`` are asked for the whole time.
 
     Raises:
         UserError: the cluster has not come to have them.
@@ -27,24 +34,32 @@ def await_resources(wanted: Mapping[str, float], timeout_s: float) -> None:
     if not wanted:
         return
     import ray
-    from ray.autoscaler.sdk import request_resources
+    from ray.util import placement_group, remove_placement_group
 
-    deadline, said = time.monotonic() + timeout_s, False
+    started = latest = time.monotonic()
+    most = 0.0
+    asked: list[Any] = []
     try:
-        while missing := lacking(wanted, ray.cluster_resources()):
-            if time.monotonic() >= deadline:
+        while missing := lacking(wanted, present := ray.cluster_resources()):
+            now = time.monotonic()
+            if now - started >= timeout_s:
                 raise UserError(
                     f"the cluster has {missing} after {timeout_s:.0f} s: lower ray.wait_for, raise ray.wait_s, or let "
                     "its pools grow larger (max_workers in its file)"
                 )
-            if not said:
+            there = sum(min(present.get(name, 0.0), count) for name, count in wanted.items())
+            if there > most:
+                most, latest = there, now
+            if not asked:
                 logger.info("waiting up to %.0f s for the cluster, which has %s", timeout_s, missing)
-                request_resources(bundles=as_bundles(wanted))
-                said = True
+                asked.append(placement_group(as_bundles(wanted), strategy="PACK"))
+            elif len(asked) == 1 and now - latest >= timeout_s / 2 and (more := on_demand_bundles(wanted, present)):
+                logger.info("no node came in %.0f s: asking the pools on demand, too", now - latest)
+                asked.append(placement_group(more, strategy="PACK"))
             time.sleep(_POLL_S)
     finally:
-        if said:
-            request_resources(bundles=[])
+        for group in asked:
+            remove_placement_group(group)
 
 
 def lacking(wanted: Mapping[str, float], present: Mapping[str, float]) -> str:
@@ -56,6 +71,12 @@ def lacking(wanted: Mapping[str, float], present: Mapping[str, float]) -> str:
 def as_bundles(wanted: Mapping[str, float]) -> list[dict[str, float]]:
     """Return single units, which the autoscaler may spread over as many nodes as it takes."""
     return [{name: 1.0} for name, count in wanted.items() for _ in range(math.ceil(count))]
+
+
+def on_demand_bundles(wanted: Mapping[str, float], present: Mapping[str, float]) -> list[dict[str, float]]:
+    """Return single units of the GPUs that are missing, which fit on a node of a pool on demand only."""
+    missing = math.ceil(wanted.get("GPU", 0.0) - present.get("GPU", 0.0))
+    return [{"GPU": 1.0, ON_DEMAND: 1.0} for _ in range(missing)]
 
 
 def check_shared(storage: str) -> None:

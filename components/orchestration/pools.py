@@ -7,6 +7,7 @@ from typing import Any
 
 from components.config import UserError
 from components.orchestration.needs import Need
+from components.orchestration.nodes import ON_DEMAND, SPOT
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def _node_type(name: str, node: Mapping[str, Any], page: Mapping[str, Any]) -> P
     return Pool(
         name,
         config.get("InstanceType") or config.get("machineType", ""),
-        node.get("resources") or {},
+        {name: count for name, count in (node.get("resources") or {}).items() if name not in (SPOT, ON_DEMAND)},
         min(node.get("max_workers", page.get("max_workers", 0)), page.get("max_workers", 0)),
         node.get("min_workers", 0),
         node.get("priority", 0),

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from components.config import CPU_ENV, load
+from components.orchestration.nodes import ON_DEMAND, SPOT
+from components.orchestration.pools import read_cluster
 from workflows.pipeline import schema_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +57,10 @@ def test_pools_start_empty_and_spot_falls_back_to_the_same_machine_on_demand(pat
     pools = {name: pool for name, pool in types.items() if name != config["head_node_type"]}
     assert all(pool["min_workers"] == 0 for pool in pools.values())
     spot, demand = pools["gpu-spot"], pools["gpu"]
-    assert spot["resources"] == demand["resources"] and spot["resources"]["GPU"] > 0
+    assert spot["resources"].pop(SPOT) == demand["resources"].pop(ON_DEMAND) == spot["resources"]["GPU"] > 0
+    assert spot["resources"] == demand["resources"]
+    planned = {pool.name: pool.resources for pool in read_cluster(str(path)).pools}
+    assert planned["gpu-spot"] == planned["gpu"] == spot["resources"], "nobody needs what tells them apart"
     assert spot["priority"] > demand["priority"]
     machine = {"aws": "InstanceType", "gcp": "machineType"}[config["provider"]["type"]]
     assert spot["node_config"][machine] == demand["node_config"][machine]

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from components.config import UserError
-from components.orchestration.nodes import as_bundles, lacking
+from components.orchestration.nodes import as_bundles, lacking, on_demand_bundles
 from components.training.launch import share_cores
 from components.training.settings import ScaleConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 # In a process of its own, as this one has the session's cluster: two nodes, of which the second may be blind.
 _TWO_NODES = """
-import json, sys
+import json, sys, threading, time
 import ray
 from ray.cluster_utils import Cluster
 from components.config import UserError
@@ -34,6 +34,23 @@ nodes.read_text = lambda path: ""
 attempt("not shared", nodes.check_shared, sys.argv[1])
 attempt("there", nodes.await_resources, {"CPU": 2}, 0.0)
 attempt("missing", nodes.await_resources, {"CPU": 2, "GPU": 4}, 3.0)
+
+def pending():
+    groups = ray.util.placement_group_table().values()
+    return sorted((list(group["bundles"].values()) for group in groups if group["state"] != "REMOVED"), key=len)
+
+long = threading.Thread(target=attempt, args=("long", nodes.await_resources, {"CPU": 3, "GPU": 1}, 14.0))
+short = threading.Thread(target=attempt, args=("short", nodes.await_resources, {"other": 5}, 3.0))
+long.start()
+short.start()
+said["seen"] = []
+while long.is_alive():
+    said["seen"].append(pending())
+    time.sleep(0.3)
+deadline = time.monotonic() + 20
+while pending() and time.monotonic() < deadline:  # a group is removed in the background
+    time.sleep(0.3)
+said["left"] = pending()
 ray.shutdown()
 cluster.shutdown()
 print(json.dumps(said))
@@ -44,6 +61,8 @@ def test_what_lacks_is_told_and_asked_for_one_by_one() -> None:
     assert lacking({"CPU": 4, "GPU": 2}, {"CPU": 4.0, "GPU": 1.0}) == "1 of 2 GPU"
     assert lacking({"CPU": 4}, {"CPU": 8.0}) == ""
     assert as_bundles({"GPU": 2, "CPU": 1.5}) == [{"GPU": 1.0}, {"GPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}]
+    assert on_demand_bundles({"GPU": 3, "CPU": 9}, {"GPU": 1.0}) == [{"GPU": 1.0, "on_demand": 1.0}] * 2
+    assert on_demand_bundles({"CPU": 9}, {}) == on_demand_bundles({"GPU": 1}, {"GPU": 4.0}) == []
 
 
 def test_two_real_nodes(tmp_path: Path) -> None:
@@ -56,6 +75,13 @@ def test_two_real_nodes(tmp_path: Path) -> None:
     assert f"storage={tmp_path} is not shared: " in said["not shared"]
     assert said["there"] is None
     assert said["missing"].startswith("the cluster has 0 of 4 GPU after 3 s: lower ray.wait_for")
+    plain, other = [{"CPU": 1.0}] * 3 + [{"GPU": 1.0}], [{"other": 1.0}] * 5
+    seen = [groups for at, groups in enumerate(said["seen"]) if groups != said["seen"][at - 1]]
+    assert [plain, other] in seen, "requests of two jobs add up"
+    assert [plain] in seen[seen.index([plain, other]) :], "and one that ends leaves the other"
+    assert [[{"GPU": 1.0, "on_demand": 1.0}], plain] in seen, "after half of the time"
+    assert said["left"] == []
+    assert said["long"].startswith("the cluster has 2 of 3 CPU, 0 of 1 GPU after 14 s")
 
 
 @pytest.mark.parametrize(

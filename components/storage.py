@@ -135,7 +135,7 @@ def exists(target: str) -> bool:
 
 
 def upload(source: Path, target: str) -> None:
-    """Copy a file or a folder to an address; what a folder there had besides is taken away."""
+    """Copy a file or a folder to an address; what a folder there had besides is taken away, once the new is whole."""
     from pyarrow import fs
 
     system, path = _open(target)
@@ -143,10 +143,10 @@ def upload(source: Path, target: str) -> None:
         fs.copy_files(str(source), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=system)
         return
     own = {item.relative_to(source).as_posix() for item in source.rglob("*") if item.is_file()}
-    for name in set(listing(target)) - own - {""}:
-        system.delete_file(f"{path}/{name}")
     if own:
         fs.copy_files(str(source), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=system)
+    for name in set(listing(target)) - own - {""}:
+        system.delete_file(f"{path}/{name}")
 
 
 def remove(target: str) -> None:

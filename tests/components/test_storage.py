@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from pyarrow import fs
 
 from components import storage
 from components.config import UserError
@@ -85,6 +86,29 @@ def test_a_folder_comes_back_as_it_went(bucket: str, scratch: Path, tmp_path: Pa
     with pytest.raises(UserError, match="there is nothing at"):
         storage.download(target, scratch / "copy")
     assert _tree(scratch / "copy") == _tree(source), "what is here already is kept"
+
+
+def test_a_copying_that_breaks_off_leaves_what_was_there(
+    bucket: str, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's checkpoints go when its model comes: a kill in between must not leave neither."""
+    source, target = tmp_path / "source", f"{bucket}/cut/run"
+    (source / "checkpoints").mkdir(parents=True)
+    (source / "checkpoints" / "state.bin").write_text("step 20")
+    storage.upload(source, target)
+    (source / "checkpoints" / "state.bin").unlink()
+    (source / "model.bin").write_text("weights")
+
+    def cut_off(*_: object, **__: object) -> None:
+        raise OSError("the host is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "copy_files", cut_off)
+        with pytest.raises(OSError, match="the host is gone"):
+            storage.upload(source, target)
+    assert set(storage.listing(target)) == {"checkpoints/state.bin"}
+    storage.upload(source, target)
+    assert set(storage.listing(target)) == {"model.bin"}
 
 
 def test_an_unchanged_copy_is_not_fetched_again(bucket: str, scratch: Path, tmp_path: Path) -> None:

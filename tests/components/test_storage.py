@@ -91,7 +91,7 @@ def test_a_folder_comes_back_as_it_went(bucket: str, scratch: Path, tmp_path: Pa
 def test_a_copying_that_breaks_off_leaves_what_was_there(
     bucket: str, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run's checkpoints go when its model comes: a kill in between must not leave neither."""
+    """A run's checkpoints go when its model comes: a kill in between must leave one of them."""
     source, target = tmp_path / "source", f"{bucket}/cut/run"
     (source / "checkpoints").mkdir(parents=True)
     (source / "checkpoints" / "state.bin").write_text("step 20")

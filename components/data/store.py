@@ -6,7 +6,6 @@ number, or a tag's name, which moves.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from components.config import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from filelock import FileLock
 
 COMPLETE = "complete"  # the tag of the version that readers see of a table that takes several commits to change
 _KEYS_PER_DELETE = 500
@@ -266,22 +266,27 @@ def _open_latest(uri: str, name: str) -> Any | None:
         raise
 
 
-@contextlib.contextmanager
-def _turn(uri: str, name: str) -> Iterator[None]:
-    """Let one process at a time change a table on a disk; the kernel frees a killed one's turn.
+def lock_of(uri: str, name: str) -> FileLock:
+    """Return a lock that one process at a time can hold; the kernel frees a killed one's.
 
-    Left to itself, LanceDB refuses or drops one of two changes at once, as it comes: two overwritings conflict, two
-    that make a table replace one another, two upserts of one new key both insert it. An object store has no such lock;
-    there, whoever starts two changes of one table at once has to see to it.
+    It is a file, as LanceDB has no locks: beside the tables on a disk; for those in an object store in their scratch
+    folder, which the hosts that work on one storage share. Clusters that do not share it must not change one table at
+    once.
     """
-    if "://" in uri:
-        yield
-        return
     from filelock import FileLock
 
-    os.makedirs(uri, exist_ok=True)
-    with FileLock(os.path.join(uri, f".{name}.commit.lock")):
-        yield
+    folder = storage.folder(uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f".{name}.lock")
+
+
+def _turn(uri: str, name: str) -> FileLock:
+    """Return what lets one process at a time change a table.
+
+    Left to itself, LanceDB refuses or drops one of two changes at once, as it comes: two overwritings conflict, two
+    that make a table replace one another, two upserts of one new key both insert it.
+    """
+    return lock_of(uri, f"{name}.commit")
 
 
 def _check_same_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:

@@ -7,7 +7,6 @@ tag says who is at work: what another owner left half-done is taken back, what t
 import contextlib
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.data import store
@@ -24,15 +23,11 @@ logger = logging.getLogger(__name__)
 def only_writer(uri: str, name: str) -> Iterator[None]:
     """Let one process at a time change a table; others wait. A kill frees it.
 
-    In an object store there is no such lock: one update of a table at a time is up to whoever starts them.
+    For a table in an object store, that holds among the hosts that share its scratch folder.
     """
-    if "://" in uri:
-        yield
-        return
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
-    Path(uri).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(Path(uri) / f".{name}.lock")
+    lock = store.lock_of(uri, name)
     try:
         lock.acquire(blocking=False)
     except Timeout:

@@ -130,7 +130,7 @@ def test_a_bucket_that_is_not_there_is_refused_before_anything_starts(bucket: st
         storage.check("s3://no-such-bucket/x")
 
 
-def test_tables_live_in_the_store_and_two_writers_lose_no_row(bucket: str) -> None:
+def test_tables_live_in_the_store_and_two_writers_lose_no_row(bucket: str, scratch: Path) -> None:
     schema = pa.schema([("id", pa.string()), ("by", pa.int64())])
     uri = f"{bucket}/four/lancedb"
     assert not store.exists(f"{uri}#pairs")
@@ -146,6 +146,24 @@ def test_tables_live_in_the_store_and_two_writers_lose_no_row(bucket: str) -> No
     rows = store.read(f"{uri}#pairs")
     assert sorted(row["id"] for row in rows) == sorted(["start", *(f"{w}-{n}" for w in (1, 2) for n in range(4))])
     assert [row["id"] for row in store.read(first)] == ["start"], "an older version stays as it was"
+
+
+def test_changes_of_one_table_in_the_store_take_turns(bucket: str, scratch: Path) -> None:
+    """By itself LanceDB inserts a new key twice, and refuses the second of two overwritings."""
+    schema = pa.schema([("id", pa.string()), ("by", pa.int64())])
+    uri = f"{bucket}/five/lancedb"
+
+    def change(writer: int) -> list[str]:
+        for number in range(3):
+            store.write(uri, "pairs", [{"id": f"{number}", "by": writer}], schema=schema, key="id")
+        rows = [{"id": f"{writer}-{number}", "by": writer} for number in range(3)]
+        return [store.overwrite(uri, "other", [row], schema) for row in rows]
+
+    with ThreadPoolExecutor(3) as pool:
+        made = [ref for refs in pool.map(change, range(3)) for ref in refs]
+    assert sorted(row["id"] for row in store.read(f"{uri}#pairs")) == ["0", "1", "2"]
+    assert len(set(made)) == 9 and len({store.read(ref)[0]["id"] for ref in made}) == 9, "each a version of its own"
+    assert any(storage.folder(uri).iterdir()), "the locks are on this host"
 
 
 def test_what_lancedb_is_told_of_a_service() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from components import storage
 from components.data import store, versions
 from components.data.schemas import PASSAGE, passage_schema
 
@@ -86,7 +87,11 @@ def test_an_older_table_gets_the_columns_that_it_lacks(uri: str) -> None:
     assert store.read(before) == [row]
 
 
-def test_one_writer_at_a_time(uri: str) -> None:
+@pytest.mark.parametrize("place", ["a folder", "an object store"])
+def test_one_writer_at_a_time(uri: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(storage.SCRATCH_VARIABLE, str(tmp_path / "scratch"))
+    if place != "a folder":
+        uri = "s3://no-such-bucket/lancedb"
     order: list[str] = []
 
     def other() -> None:

@@ -95,12 +95,7 @@ def check(place: str) -> None:
         UserError: it cannot be written to, with the system's or the service's own words.
     """
     if not is_remote(place):
-        try:
-            folder(place).mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder(place), prefix=".writable-"):
-                pass
-        except OSError as error:
-            raise UserError(f"storage={place} is no folder that can be written to: {error.strerror}") from error
+        _check_folder(folder(place), f"storage={place}")
         return
     try:
         system, path = _open(f"{place}/.writable-{uuid.uuid4().hex}")
@@ -110,7 +105,17 @@ def check(place: str) -> None:
     except OSError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot write to {place}: check the bucket and the credentials ({reason})") from error
-    folder(place).mkdir(parents=True, exist_ok=True)
+    _check_folder(folder(place), f"{folder(place)}, where {place} is worked on ({SCRATCH_VARIABLE}),")
+
+
+def _check_folder(path: Path, name: str) -> None:
+    """Make a folder and write to it. Raises UserError, which calls it ``name``."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".writable-"):
+            pass
+    except OSError as error:
+        raise UserError(f"{name} is no folder that can be written to: {error.strerror}") from error
 
 
 def listing(target: str) -> dict[str, list[int]]:

@@ -89,6 +89,8 @@ def ray_session(config: RayConfig, storage: str | None = None) -> Iterator[None]
         ray.init(num_cpus=size.num_cpus, object_store_memory=store, include_dashboard=False, runtime_env=env)
     try:
         grows = bool(in_cluster or config.address)
+        if storage is not None and grows:
+            nodes.check_scratch(storage, config.wait_for, ray.cluster_resources())
         nodes.await_resources(config.wait_for, config.wait_s if grows else 0.0)
         if storage is not None:
             nodes.check_shared(storage)

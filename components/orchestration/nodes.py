@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 import uuid
 from collections.abc import Mapping
@@ -77,6 +78,19 @@ def on_demand_bundles(wanted: Mapping[str, float], present: Mapping[str, float])
     """Return single units of the GPUs that are missing, which fit on a node of a pool on demand only."""
     missing = math.ceil(wanted.get("GPU", 0.0) - present.get("GPU", 0.0))
     return [{"GPU": 1.0, ON_DEMAND: 1.0} for _ in range(missing)]
+
+
+def check_scratch(storage: str, wanted: Mapping[str, float], present: Mapping[str, float]) -> None:
+    """Refuse, before a cluster is asked for nodes, a storage that they could not work on; ``check_shared`` needs them.
+
+    Raises:
+        UserError: it is in an object store, nodes are still to come, and no scratch folder that they share is named.
+    """
+    if place.is_remote(storage) and lacking(wanted, present) and not os.environ.get(place.SCRATCH_VARIABLE):
+        raise UserError(
+            f"storage={storage} needs a folder that all hosts of the cluster share, and more are to come: mount "
+            f"one on every host under the same path and set {place.SCRATCH_VARIABLE} to it in the job's runtime_env"
+        )
 
 
 def check_shared(storage: str) -> None:

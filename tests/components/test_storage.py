@@ -130,6 +130,15 @@ def test_a_bucket_that_is_not_there_is_refused_before_anything_starts(bucket: st
         storage.check("s3://no-such-bucket/x")
 
 
+def test_a_scratch_folder_that_cannot_be_made_is_said_in_one_sentence(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(storage.SCRATCH_VARIABLE, f"{tmp_path}/file")
+    with pytest.raises(UserError, match=r"s3://team/three is worked on \(RAYLIGN_SCRATCH\), is no folder that"):
+        storage.check(f"{bucket}/three")
+
+
 def test_tables_live_in_the_store_and_two_writers_lose_no_row(bucket: str, scratch: Path) -> None:
     schema = pa.schema([("id", pa.string()), ("by", pa.int64())])
     uri = f"{bucket}/four/lancedb"

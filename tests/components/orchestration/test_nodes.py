@@ -8,27 +8,34 @@ from pathlib import Path
 import pytest
 
 from components.config import UserError
-from components.orchestration.nodes import as_bundles, lacking, on_demand_bundles
+from components.orchestration.nodes import as_bundles, check_scratch, lacking, on_demand_bundles
 from components.training.launch import share_cores
 from components.training.settings import ScaleConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 # In a process of its own, as this one has the session's cluster: two nodes, of which the second may be blind.
 _TWO_NODES = """
-import json, sys, threading, time
+import json, os, sys, threading, time
 import ray
 from ray.cluster_utils import Cluster
-from components.config import UserError
+from components.config import RayConfig, UserError
 from components.orchestration import nodes
+from components.orchestration.cluster import ray_session
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 cluster.add_node(num_cpus=1)
-ray.init(address=cluster.address, log_to_driver=False)
 said = {}
 def attempt(name, function, *arguments):
     try:
         said[name] = function(*arguments)
     except UserError as error:
         said[name] = str(error)
+def session(wait_for):
+    with ray_session(RayConfig(address=cluster.address, wait_for=wait_for), "s3://b/x"):
+        pass
+
+os.environ.pop("RAYLIGN_SCRATCH", None)
+attempt("no scratch", session, {"GPU": 1})
+ray.init(address=cluster.address, log_to_driver=False)
 attempt("shared", nodes.check_shared, sys.argv[1])
 nodes.read_text = lambda path: ""
 attempt("not shared", nodes.check_shared, sys.argv[1])
@@ -65,6 +72,16 @@ def test_what_lacks_is_told_and_asked_for_one_by_one() -> None:
     assert on_demand_bundles({"CPU": 9}, {}) == on_demand_bundles({"GPU": 1}, {"GPU": 4.0}) == []
 
 
+def test_nodes_to_come_need_a_scratch_folder_for_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAYLIGN_SCRATCH", raising=False)
+    check_scratch("s3://b/x", {"GPU": 1}, {"GPU": 1.0})
+    check_scratch("/shared", {"GPU": 1}, {})
+    with pytest.raises(UserError, match=r"and more are to come.*set RAYLIGN_SCRATCH to it"):
+        check_scratch("s3://b/x", {"GPU": 1}, {})
+    monkeypatch.setenv("RAYLIGN_SCRATCH", "/mnt/scratch")
+    check_scratch("s3://b/x", {"GPU": 1}, {})
+
+
 def test_two_real_nodes(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _TWO_NODES, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
@@ -74,6 +91,7 @@ def test_two_real_nodes(tmp_path: Path) -> None:
     assert said["shared"] is None and list(tmp_path.iterdir()) == [], "the mark is gone again"
     assert f"storage={tmp_path} is not shared: " in said["not shared"]
     assert said["there"] is None
+    assert said["no scratch"].startswith("storage=s3://b/x needs a folder that all hosts of the cluster share")
     assert said["missing"].startswith("the cluster has 0 of 4 GPU after 3 s: lower ray.wait_for")
     plain, other = [{"CPU": 1.0}] * 3 + [{"GPU": 1.0}], [{"other": 1.0}] * 5
     seen = [groups for at, groups in enumerate(said["seen"]) if groups != said["seen"][at - 1]]

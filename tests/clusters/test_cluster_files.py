@@ -68,6 +68,14 @@ def test_pools_start_empty_and_spot_falls_back_to_the_same_machine_on_demand(pat
     assert "GPU" not in pools["data"]["resources"]
 
 
+def test_disks_of_google_are_in_the_zone_of_their_nodes() -> None:
+    config = _read(CLUSTERS / "gcp.yaml")
+    for node in config["available_node_types"].values():
+        (disk,) = node["node_config"]["disks"]
+        zone = config["provider"]["availability_zone"]
+        assert disk["initializeParams"]["diskType"] == f"zones/{zone}/diskTypes/pd-balanced"
+
+
 @pytest.mark.parametrize("path", LAUNCHED, ids=_name)
 def test_what_is_copied_to_the_hosts_exists_and_holds_what_setup_needs(path: Path) -> None:
     config = _read(path)

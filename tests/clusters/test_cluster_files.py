@@ -87,7 +87,8 @@ def test_what_is_copied_to_the_hosts_exists_and_holds_what_setup_needs(path: Pat
     packages = {pattern.rstrip("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]}
     assert {"pyproject.toml", "Makefile", project["project"]["readme"], *packages} <= there
     setup = "\n".join(config["setup_commands"])
-    assert re.search(r"^setup:", (ROOT / "Makefile").read_text(), re.M) and "make setup HARDWARE=" in setup
+    assert re.search(r"^setup:", (ROOT / "Makefile").read_text(), re.M) and "make setup HARDWARE=gpu\n" in setup
+    assert "nvidia-smi" not in setup, "drivers decide by the build of the head, which must be that of all"
     assert any("--autoscaling-config=~/ray_bootstrap_config.yaml" in line for line in config["head_start_ray_commands"])
     for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
         assert "RAY_AUTH_MODE=token" in config[commands][-1]

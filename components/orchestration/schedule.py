@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
+from typing import Any
 
 from components import storage as place
 from components.config import RayConfig, UserError, WorkflowConfig, check, parse, to_yaml
@@ -174,8 +175,12 @@ def _configure(name: str, step: StepConfig, ended: Mapping[str, Step], setting: 
         }
         for known, end in ended.items()
     }
-    values = {"seed": setting.seed, **fill(step.config, offers)}
+    values: dict[str, Any] = {"seed": setting.seed, **fill(step.config, offers)}
     values |= setting.shared
+    # A step is a job of its own: what the pipeline waits for, each of them does, unless it says so itself. A cluster of
+    # the pipeline's own does not grow.
+    if setting.ray.address:
+        values["ray"] = {**setting.ray.model_dump(include={"wait_for", "wait_s"}), **values.get("ray", {})}
     return absolute(parse(setting.schema_of(step.workflow), values, f"steps.{name}.config."))
 
 

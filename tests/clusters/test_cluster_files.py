@@ -146,10 +146,11 @@ def test_versions_are_those_of_the_project() -> None:
     ray = next(line.partition("==")[2] for line in wanted if line.startswith("ray["))
     torch = next(line for line in wanted if line.startswith("torch=="))
     image = (CLUSTERS / "kuberay" / "Dockerfile").read_text()
-    assert f"rayproject/ray:{ray}-" in image and torch in image
+    assert f"FROM rayproject/ray:{ray}-py312-${{HARDWARE}}\n" in image and torch in image
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for extra in re.findall(r"\.\[([\w,]+)\]", image):
-        assert set(extra.split(",")) <= set(extras)
+    built = set(re.findall(r"HARDWARE=(\w+)", image))
+    (more,) = re.findall(r"\.\[\$\{HARDWARE\},([\w,]+)\]", image)
+    assert built == {"gpu", "cpu"} and built | set(more.split(",")) <= set(extras)
     for path in (CLUSTERS / "kuberay").glob("*.yaml"):
         assert set(re.findall(r'rayVersion: "([\d.]+)"', path.read_text())) == {ray}
 

@@ -121,6 +121,14 @@ def test_pods_have_the_storage_the_secrets_and_probes(ray: Any) -> None:
         assert container["startupProbe"]["failureThreshold"] > container["livenessProbe"]["failureThreshold"]
 
 
+@pytest.mark.parametrize("ray", _rays(), ids=lambda ray: ray["kind"])
+def test_pods_without_gpus_run_the_image_whose_engines_need_none(ray: Any) -> None:
+    containers = [group["template"]["spec"]["containers"][0] for group in _groups(_cluster(ray))]
+    has_gpus = any("nvidia.com/gpu" in container["resources"]["limits"] for container in containers)
+    (image,) = {container["image"] for container in containers}
+    assert image.endswith("-cpu") is not has_gpus
+
+
 def test_every_object_in_one_storage_uses_what_it_mounts() -> None:
     by_kind = {ray["kind"]: ray for ray in _rays()}
     assert "storage=/storage/" in by_kind["RayJob"]["spec"]["entrypoint"]

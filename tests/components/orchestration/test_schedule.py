@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from components.config import RayConfig
+from components.config import RayConfig, WorkflowConfig
 from components.orchestration import schedule
 from components.orchestration.graph import StepConfig, SweepConfig
 from components.orchestration.jobs import JobEnd
+from components.orchestration.ledger import step_key
 from components.orchestration.progress import Board
 from components.orchestration.steps import Setting
 from workflows.pipeline import schema_of
@@ -66,3 +67,22 @@ def test_points_are_told_how_many_run_beside_them(tmp_storage: Path, monkeypatch
     ends = schedule.run_steps(steps, setting)
     assert told == {"alone": 1, "pages-1": 2, "pages-2": 2}
     assert ends["pages"].status == "failed" and ends["pages-1"].sweep == "pages"
+
+
+def test_what_a_pipeline_waits_for_its_steps_do_under_the_same_keys(tmp_storage: Path) -> None:
+    """Each of them is a job of its own, which asks the cluster itself."""
+    shared = {"storage": str(tmp_storage), "experiment": "tests"}
+    waiting = RayConfig(address="http://there:8265", wait_for={"GPU": 2}, wait_s=1800)
+
+    def configured(ray: RayConfig, config: dict) -> WorkflowConfig:
+        setting = Setting(tmp_storage, tmp_storage, "parent", shared, 0, ray, 1, schema_of)
+        step = StepConfig(workflow="report", config={**_CONFIGS["report"], **config})
+        return schedule._configure("it", step, {}, setting)
+
+    without, with_it = configured(RayConfig(), {}), configured(waiting, {})
+    assert with_it.ray == RayConfig(wait_for={"GPU": 2}, wait_s=1800), "the address is for the pipeline only"
+    assert step_key("report", with_it) == step_key("report", without)
+    assert configured(RayConfig(wait_for={"GPU": 2}), {}).ray == RayConfig(), "a cluster of its own brings no more"
+    own = configured(waiting, {"ray": {"wait_for": {"CPU": 8}}})
+    assert own.ray == RayConfig(wait_for={"CPU": 8}, wait_s=1800)
+    assert configured(waiting, {"ray": {"wait_s": 60}}).ray == RayConfig(wait_for={"GPU": 2}, wait_s=60)

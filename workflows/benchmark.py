@@ -70,9 +70,11 @@ def main(config: Benchmark, run: "Run") -> "Result":
 
 def plan(config: Benchmark) -> dict[str, Any]:
     """Return what each side does."""
+    from components.storage import folder
+
     task: Any = getattr(config, config.name)
     task.check()
-    cache = [Path(config.storage) / "cache"] if config.name == "ppo" else []
+    cache = [folder(config.storage) / "cache"] if config.name == "ppo" else []
     return _benchmark(config.name).plan(task, *cache)
 
 

@@ -67,8 +67,11 @@ def main(config: BuildIndex, run: "Run") -> "Result":
 def plan(config: BuildIndex) -> dict[str, object]:
     """Return how much there is to read and embed, as far as listing the corpus tells."""
     from components.data.sources import list_parts
+    from components.orchestration.handover import to_bring
     from components.retrieval.ingest import estimate
 
+    if to_bring(config.source):
+        return {"corpus": "known once it is fetched"}
     return estimate(list_parts(config.source))
 
 

@@ -44,10 +44,13 @@ def main(config: BuildSteps, run: "Run") -> "Result":
     return Result(dict(tables), solutions.figures(pairs, rows))
 
 
-def plan(config: BuildSteps) -> dict[str, int]:
+def plan(config: BuildSteps) -> dict[str, object]:
     """Return what the file holds; reading it also finds what is wrong with it."""
     from components.data.solutions import read_solutions
+    from components.orchestration.handover import to_bring
 
+    if to_bring(config):
+        return {"questions": "known once the file is fetched"}
     problems = read_solutions(config.file, config.limit)
     return {
         "questions": len(problems),

@@ -100,13 +100,14 @@ def _totals(placed: Sequence[Sequence[Placed]], nodes: Mapping[str, int], cluste
     lines = []
     if gpus and cluster.kind != "local":
         lines.append(f"to ask an autoscaled pool for it: ray.wait_for.GPU={gpus:g}")
-    cost, counted = hourly(cluster, nodes), ", ".join(f"{count} x {name}" for name, count in nodes.items())
+    counts = {cluster.head.name: 1} | {name: count for name, count in nodes.items() if name != cluster.head.name}
+    cost, counted = hourly(cluster, nodes), ", ".join(f"{count} x {name}" for name, count in counts.items())
     if cost is None:
-        lines.append(f"cost an hour: unknown, as the file has no prices; 1 x head, {counted}")
+        lines.append(f"cost an hour: unknown, as the file has no prices; {counted}")
     else:
         spot = any(pool.spot and pool.name in nodes for pool in cluster.pools)
         most = "at most " if spot else ""
-        lines.append(f"cost an hour: {most}{cost:.2f} for 1 x head, {counted} ({cluster.prices}: check before use)")
+        lines.append(f"cost an hour: {most}{cost:.2f} for {counted} ({cluster.prices}: check before use)")
     return lines
 
 

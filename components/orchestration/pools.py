@@ -113,8 +113,12 @@ def most_at_once(placed: Sequence[Placed]) -> dict[str, int]:
 
 
 def hourly(cluster: ClusterFile, nodes: Mapping[str, int]) -> float | None:
-    """Return what an hour costs with these nodes, those always there and the head; none where a price is missing."""
-    counted = [(cluster.head, 1), *((pool, max(nodes.get(pool.name, 0), pool.least)) for pool in cluster.pools)]
+    """Return what an hour costs with these nodes, those always there and the head; none where a price is missing.
+
+    A head that works, too, is one of the pools of its file as well, and counts once.
+    """
+    others = [pool for pool in cluster.pools if pool.name != cluster.head.name]
+    counted = [(cluster.head, 1), *((pool, max(nodes.get(pool.name, 0), pool.least)) for pool in others)]
     if any(pool.price is None for pool, count in counted if count):
         return None
     return sum((pool.price or 0.0) * count for pool, count in counted)

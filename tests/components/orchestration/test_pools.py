@@ -90,6 +90,21 @@ def test_an_hour_costs_the_nodes_in_use_those_that_are_always_there_and_the_head
     assert hourly(_cluster(_gpus(4, price=None)), {"gpu": 1}) is None
 
 
+def test_a_head_that_works_costs_once() -> None:
+    head = Pool("head", "own host", {"CPU": 8}, 1, least=1, price=1.0)
+    worker = Pool("worker", "own host", {"CPU": 16}, 2, least=2, price=10.0)
+    assert hourly(ClusterFile("local", head, (head, worker), ""), {"head": 1, "worker": 1}) == pytest.approx(21.0)
+
+
+def test_the_plan_of_ones_own_hosts_names_the_head_once(tmp_path: Path) -> None:
+    page = yaml.safe_load((CLUSTERS / "local.yaml").read_text())
+    page["metadata"]["prices"]["per_hour"] = {"head": 1, "worker": 10}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(page))
+    lines = cluster_plan(str(tmp_path / "own.yaml"), load(TrainDpo, None, ["model=x", "preferences=x#p"]), None)
+    assert lines[-1].startswith("cost an hour: 21.00 for 1 x head")
+    assert lines[-1].count("head") == 1
+
+
 def test_needs_are_what_the_configuration_says() -> None:
     values = {"scale": {"workers": 8, "gpu": True, "placement": "SPREAD"}, "deepspeed": {"stage": 3}}
     scoring, training = needs_of(TrainDpo, values, has_gpus=True)

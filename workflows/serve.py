@@ -75,12 +75,18 @@ def plan(config: Serve) -> "dict[str, Any]":
 
 def build_app(args: dict[str, str]) -> "Any":
     """Return the application for `serve run workflows.serve:build_app config=… key=value …`."""
+    import ray
+
     from components.config import load
     from components.orchestration.entry import prepared
+    from components.orchestration.nodes import check_shared
     from components.serving.app import build
 
     overrides = [f"{key}={value}" for key, value in args.items() if key != "config"]
-    return build(make_plan(prepared(load(Serve, args.get("config"), overrides))))
+    config = prepared(load(Serve, args.get("config"), overrides))
+    if ray.is_initialized():  # in a RayService, a task of the cluster calls this
+        check_shared(config.storage)
+    return build(make_plan(config))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,49 +96,66 @@ def check_scratch(storage: str, wanted: Mapping[str, float], present: Mapping[st
 def check_shared(storage: str) -> None:
     """Refuse a storage whose folder some node of the connected cluster does not see, by reading there from each.
 
-    That of an object store is its scratch folder: actors on any host read models from there.
+    That of an object store is its scratch folder: actors on any host read models from there. A node that is lost
+    meanwhile is no longer one of the cluster.
 
     Raises:
         UserError: naming the hosts.
     """
     import ray
 
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != _own_node()]
+    others = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    others.pop(ray.get_runtime_context().get_node_id(), None)
     if not others:
         return
     mark = place.folder(storage) / f".shared-{uuid.uuid4().hex}"
     token = uuid.uuid4().hex
     mark.write_text(token)
     try:
-        blind = [node["NodeManagerAddress"] for node in others if _look(node["NodeID"], str(mark)) != token]
+        seen = _look(others, str(mark))
     finally:
         mark.unlink(missing_ok=True)
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    silent = sorted(others[node] for node, found in seen.items() if found is None and node in alive)
+    blind = sorted(others[node] for node, found in seen.items() if found not in (None, token))
+    if silent:
+        raise UserError(
+            f"{', '.join(silent)} did not answer within {_PROBE_TIMEOUT_S:.0f} s when asked to read in {mark.parent}: "
+            "see whether the host is up and what is mounted there answers, or take it out of the cluster"
+        )
     if blind and place.is_remote(storage):
         raise UserError(
-            f"{', '.join(sorted(blind))} cannot read in {mark.parent}, where this host works on {storage}: mount one "
+            f"{', '.join(blind)} cannot read in {mark.parent}, where this host works on {storage}: mount one "
             f"folder on every host under the same path and set {place.SCRATCH_VARIABLE} to it in the job's runtime_env"
         )
     if blind:
         raise UserError(
-            f"storage={storage} is not shared: {', '.join(sorted(blind))} cannot read there what this host writes; "
+            f"storage={storage} is not shared: {', '.join(blind)} cannot read there what this host writes; "
             "give a folder that every host mounts under the same path, or an object store (s3://…, gs://…)"
         )
 
 
-def _own_node() -> str:
+def _look(nodes: Iterable[str], path: str) -> dict[str, str | None]:
+    """Return what ``path`` holds as seen from each node: empty where it cannot be read, none if the node is silent."""
     import ray
-
-    return ray.get_runtime_context().get_node_id()
-
-
-def _look(node: str, path: str) -> str:
-    """Return what ``path`` holds as seen from a node; empty where it is not there."""
-    import ray
+    from ray.exceptions import RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there: Any = ray.remote(num_cpus=0, max_retries=0)(read_text)
-    place = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.get(there.options(scheduling_strategy=place).remote(path), timeout=_PROBE_TIMEOUT_S)
+    asked = {
+        node: there.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(path)
+        for node in nodes
+    }
+    answered, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=_PROBE_TIMEOUT_S)
+    seen: dict[str, str | None] = dict.fromkeys(asked)
+    for node, answer in asked.items():
+        try:
+            seen[node] = ray.get(answer) if answer in answered else None
+        except RayTaskError:  # it may not read there
+            seen[node] = ""
+        except RayError:  # the node or its worker has died
+            seen[node] = None
+    return seen
 
 
 def read_text(path: str) -> str:

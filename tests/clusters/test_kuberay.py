@@ -116,6 +116,7 @@ def test_pods_have_the_storage_the_secrets_and_probes(ray: Any) -> None:
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert set(mounts) <= set(volumes) and mounts["storage"] == "/storage"
         assert container["envFrom"] == [{"secretRef": {"name": "raylign-secrets"}}]
+        assert [each["value"] for each in container["env"] if each["name"] == "HF_HOME"] == ["/storage/hub"]
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             assert container[probe]["httpGet"]["path"] in ("/api/healthz", "/-/healthz")
         assert container["startupProbe"]["failureThreshold"] > container["livenessProbe"]["failureThreshold"]

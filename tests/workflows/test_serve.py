@@ -470,15 +470,19 @@ def _questions(storage):
     return write(str(storage / "lancedb"), "questions", rows, schema=QUESTION, key="prompt_id")
 
 
-def test_serve_run_finds_the_application(ray_cluster, tiny_model_dir, tmp_path):
+def test_serve_run_finds_the_application(ray_cluster, tiny_model_dir, tmp_path, monkeypatch):
     from ray.serve import Application
 
     from components.config import UserError
+    from components.orchestration import nodes
     from workflows.serve import build_app
 
+    checked = []
+    monkeypatch.setattr(nodes, "check_shared", checked.append)
     config = tmp_path / "serve.yaml"
     config.write_text(f"model: {tiny_model_dir}\nembedder: null\n")
     overrides = {"config": str(config), "storage": str(tmp_path / "storage"), "engine.max_model_len": "256"}
     assert isinstance(build_app(overrides), Application)
+    assert checked == [str(tmp_path / "storage")], "its replicas may be on any host"
     with pytest.raises(UserError, match="unknown key 'modle'"):
         build_app({**overrides, "modle": "x"})

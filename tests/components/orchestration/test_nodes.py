@@ -22,7 +22,7 @@ from components.config import RayConfig, UserError
 from components.orchestration import nodes
 from components.orchestration.cluster import ray_session
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-cluster.add_node(num_cpus=1)
+second = cluster.add_node(num_cpus=1)
 said = {}
 def attempt(name, function, *arguments):
     try:
@@ -39,6 +39,14 @@ ray.init(address=cluster.address, log_to_driver=False)
 attempt("shared", nodes.check_shared, sys.argv[1])
 nodes.read_text = lambda path: ""
 attempt("not shared", nodes.check_shared, sys.argv[1])
+def refuse(path):
+    raise PermissionError(path)
+
+nodes.read_text = refuse
+attempt("not allowed", nodes.check_shared, sys.argv[1])
+nodes._PROBE_TIMEOUT_S = 4.0
+nodes.read_text = lambda path: __import__("time").sleep(9) or ""
+attempt("silent", nodes.check_shared, sys.argv[1])
 attempt("there", nodes.await_resources, {"CPU": 2}, 0.0)
 attempt("missing", nodes.await_resources, {"CPU": 2, "GPU": 4}, 3.0)
 
@@ -58,6 +66,10 @@ deadline = time.monotonic() + 20
 while pending() and time.monotonic() < deadline:  # a group is removed in the background
     time.sleep(0.3)
 said["left"] = pending()
+nodes._PROBE_TIMEOUT_S = 60.0
+nodes.read_text = lambda path: __import__("time").sleep(300) or ""
+threading.Timer(4.0, cluster.remove_node, [second]).start()
+attempt("lost", nodes.check_shared, sys.argv[1])
 ray.shutdown()
 cluster.shutdown()
 print(json.dumps(said))
@@ -90,6 +102,9 @@ def test_two_real_nodes(tmp_path: Path) -> None:
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["shared"] is None and list(tmp_path.iterdir()) == [], "the mark is gone again"
     assert f"storage={tmp_path} is not shared: " in said["not shared"]
+    assert f"storage={tmp_path} is not shared: " in said["not allowed"], "a traceback before"
+    assert f"did not answer within 4 s when asked to read in {tmp_path}: see whether" in said["silent"]
+    assert said["lost"] is None, "a node that is gone is no longer one of the cluster"
     assert said["there"] is None
     assert said["no scratch"].startswith("storage=s3://b/x needs a folder that all hosts of the cluster share")
     assert said["missing"].startswith("the cluster has 0 of 4 GPU after 3 s: lower ray.wait_for")

@@ -21,14 +21,20 @@ def step_key(workflow: str, config: Config) -> str:
     Raises:
         UserError: an input path does not exist.
     """
-    values = {
-        name: value
-        for name, value in config.model_dump(mode="json").items()
-        if not any(isinstance(mark, Unkeyed) for mark in type(config).model_fields[name].metadata)
-    }
+    values = _keyed(config, config.model_dump(mode="json"))
     digests = {dotted: _content(kind, value, dotted) for dotted, kind, value in references(config)}
     text = json.dumps([workflow, values, digests], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _keyed(config: Config, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a configuration without those that are unkeyed, in its sections, too."""
+    kept = {}
+    for name, value in values.items():
+        field, section = type(config).model_fields[name], getattr(config, name)
+        if not any(isinstance(mark, Unkeyed) for mark in field.metadata):
+            kept[name] = _keyed(section, value) if isinstance(section, Config) else value
+    return kept
 
 
 def references(config: Config, prefix: str = "") -> Iterator[tuple[str, str, str]]:

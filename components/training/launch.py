@@ -68,7 +68,7 @@ def launch(
             worker_runtime_env={"env_vars": worker_env(cores, scale.gpu)},
         ),
     )
-    trainer.sizes = sizes
+    trainer.sizes, trainer.wait_s = sizes, scale.wait_s
     result = trainer.fit()
     returned = result.return_value or {}
     if returned.get("breach"):

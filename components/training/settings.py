@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from components.config import Config, Field, UserError, WorkflowConfig
+from components.config import Config, Field, Unkeyed, UserError, WorkflowConfig
 from components.models.adapters import AdapterConfig, check_training
 from components.training.deepspeed import DeepSpeedConfig, build
 
@@ -23,6 +23,9 @@ class ScaleConfig(Config):
         "PACK", description="workers on as few hosts as they fit on, or on many; STRICT_ waits until it is just so"
     )
     max_failures: int = Field(2, ge=0, description="how often dead workers are replaced, from the last checkpoint")
+    wait_s: Annotated[float, Unkeyed()] = Field(
+        1800.0, gt=0, description="seconds that training waits for room after it has lost a host; then it ends"
+    )
 
     @property
     def fewest(self) -> int:

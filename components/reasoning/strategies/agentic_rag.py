@@ -40,7 +40,7 @@ async def agentic_rag(
     for, and lists the questions that are open (``parts`` at most, the first one is next), or says that it has enough.
     A list that cannot be read, or that asks for nothing new, leaves the one before it. Passages have one number over
     all searches, so that a citation means the same wherever it was written; there are at most ``passages`` of them,
-    and the answer is written over the first that have room in its prompt. Each search is a tool call of the budget.
+    and each step, and the answer, sees the first of them, as many as have room in its prompt. Each search is a tool call of the budget.
     Searching also ends when another round would leave the answer fewer tokens than ``step_tokens``, or less time than
     a round has taken.
     ``search`` beside the answer tells what was searched for, and what ended it: enough, searches, passages, budget,
@@ -149,7 +149,8 @@ class _Hunt:
 
     def _request(self) -> list[Message]:
         """Return the conversation up to its question, with the passages and what is asked about them."""
-        listed = in_order(self.passages.found, self.tools) or "(none)"
+        shown = self.tools.fit(self.messages, self.passages.found)
+        listed = in_order(shown, self.tools) or "(none)"
         searched = "\n".join(f"- {query}" for query in self.asked)
         request = f"Passages:\n{listed}\n\nSearched for already:\n{searched}\n\n{PLAN.format(parts=self.parts)}"
         return extended(self.messages[: last_user(self.messages) + 1], request)

@@ -80,7 +80,7 @@ async def self_rag(
     prompt = tools.ground(messages, given)
     answer = _Answer(tools.unknown)
     if judge.helping:
-        async with aclosing(_written(prompt, judge, answer, rewrites)) as writing:
+        async with aclosing(_written(prompt, given, judge, answer, rewrites)) as writing:
             async for piece in writing:
                 yield piece
     if answer.text != tools.unknown:
@@ -172,11 +172,11 @@ class _Judge:
 
 
 async def _written(
-    prompt: Sequence[Message], judge: _Judge, answer: _Answer, rewrites: int
+    prompt: Sequence[Message], given: Sequence[Passage], judge: _Judge, answer: _Answer, rewrites: int
 ) -> AsyncGenerator[Piece, None]:
     """Write the answer, judge it and write it again, and leave in ``answer`` what may be given; yield the drafts."""
     tools = judge.tools
-    listed = in_order(judge.helping, tools)
+    listed = in_order(given, tools)  # what the answer was written over, not all that would have helped
     asked = list(prompt)
     for left in range(rewrites, -1, -1):
         draft = await whole(tools.generate(asked, max_tokens=tools.max_tokens))

@@ -80,13 +80,26 @@ def test_a_corpus_is_followed_as_it_changes(ingest, minilm: Path) -> None:
     assert ingest.before == version != store.pin(ingest.ref)  # nobody saw half of the change
 
 
-def test_two_corpora_share_a_table_and_another_embedder_makes_new_vectors(ingest) -> None:
+def test_two_corpora_share_a_table_and_have_one_embedder(ingest) -> None:
     ingest({"a.txt": PARAGRAPHS[0]}, corpus="one")
     second = ingest({"a.txt": PARAGRAPHS[0], "b.txt": PARAGRAPHS[1]}, corpus="two")
     assert (second.embedded, second.deleted, store.count(ingest.ref)) == (2, 0, 3)
-    third = ingest({"a.txt": PARAGRAPHS[0], "b.txt": PARAGRAPHS[1]}, corpus="two", embedder="another")
-    assert (third.embedded, third.deleted, store.count(ingest.ref)) == (2, 0, 3)
-    assert store.count(ingest.ref, "embedder = 'another'") == 2
+    before = store.pin(ingest.ref)
+    with pytest.raises(UserError, match="the corpus one in the table passages was embedded by another model"):
+        ingest({"a.txt": PARAGRAPHS[0], "b.txt": PARAGRAPHS[1]}, corpus="two", embedder="another")
+    assert store.pin(ingest.ref) == before and store.count(ingest.ref, "embedder = 'another'") == 0
+
+
+def test_another_embedder_makes_new_vectors_of_the_whole_corpus(ingest) -> None:
+    files: dict[str, str | bytes] = {"a.txt": PARAGRAPHS[0], "b.txt": PARAGRAPHS[1]}
+    ingest(files)
+    before = store.pin(ingest.ref)
+    with pytest.raises(UserError, match=r"1 passages have the vectors of another embedder .*\(b.txt\)"):
+        ingest(files | {"b.txt": b"\xff"}, embedder="another")
+    assert store.pin(ingest.ref) == before  # readers have nothing of it
+    done = ingest(files, embedder="another")
+    assert (done.embedded, done.deleted) == (1, 0)  # the other one is what the refused run had made
+    assert store.count(ingest.ref) == store.count(ingest.ref, "embedder = 'another'") == 2
 
 
 def test_repeated_texts_are_kept_apart(ingest) -> None:

@@ -45,6 +45,14 @@ def test_passages_are_numbered_once_and_the_answer_is_given_them_in_that_order()
     assert model.calls[-1]["messages"][-1]["content"].startswith("text of tree text of move text of two | ")
 
 
+def test_steps_and_the_answer_see_what_has_room_in_a_prompt():
+    model = Script("1. What is called?", "ENOUGH", "done")
+    allowed = replace(searching(model, Index(FINDS)), fit=lambda _, found: found[:2])
+    events = run(agentic_rag(ASK, allowed))
+    assert "[2] title move: text of move\n\nSearched" in model.asked(1) and "title two" not in model.asked(1)
+    assert given(events) == ["tree", "move"]
+
+
 def test_a_question_that_the_first_search_answers_takes_one_step():
     model, index = Script("enough.", "done"), Index(FINDS)
     events = run(agentic_rag(ASK, searching(model, index)))

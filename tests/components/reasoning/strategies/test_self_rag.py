@@ -55,6 +55,14 @@ def test_the_answer_is_given_the_passages_that_help_and_numbered_by_them():
     assert all(call["temperature"] == 0.0 and call["max_tokens"] == 8 for call in model.asked_for("RELEVANT"))
 
 
+def test_an_answer_is_judged_by_the_passages_that_had_room_in_its_prompt():
+    model = Model()
+    allowed = replace(searching(model, Index({"2 + 3": ["a", "b"]})), fit=lambda _, found: found[:1])
+    assert given(run(self_rag(QUESTION, allowed))) == ["a"]
+    (check,) = model.asked_for("SUPPORTED")
+    assert "text of a" in check["messages"][-1]["content"] and "text of b" not in check["messages"][-1]["content"]
+
+
 def test_what_needs_no_documents_is_answered_without_them_and_streams():
     model, index = Model(["it is five"], decide="No, I know this."), Index({"2 + 3": ["a"]})
     events = run(self_rag(QUESTION, searching(model, index)))

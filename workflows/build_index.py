@@ -16,7 +16,7 @@ class BuildIndex(WorkflowConfig):
     """What build_index reads from its YAML."""
 
     source: Source = Field(description="the corpus")
-    table: str = Field("passages", pattern=r"^\w+$", description="passages table; it may hold several corpora of one embedder")
+    table: str = Field("passages", pattern=r"^\w+$", description="table of the passages; several corpora may share it")
     chunker: Chunker = Field(Tokens(), description="how documents are cut into passages")
     embed: EmbedConfig = Field(EmbedConfig(), description="how passages are embedded")
 

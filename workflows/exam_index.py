@@ -21,6 +21,7 @@ class ExamIndex(WorkflowConfig):
     documents: bool = Field(False, description="also make vectors of documents, and try a hierarchical search")
     graph: bool = Field(False, description="also make a graph of the names in passages, and try walks on it")
     late: ModelRef | None = Field(None, description="also try late interaction, by this model's vectors of tokens")
+    rerank: ModelRef | None = Field(None, description="also try this cross-encoder on 10, 20 and 50 candidates")
     communities: bool = Field(
         False, description="also summarize groups of passages that share names, and try searching the summaries first"
     )
@@ -33,18 +34,20 @@ def main(config: ExamIndex, run: "Run") -> "Result":
     """Prepare, examine, keep what was found with the version, and move the tag unless it does worse."""
     from components.data import store
     from components.models import sources
-    from components.retrieval import exam, exam_steps, facts
-    from components.retrieval.compare import metrics
+    from components.retrieval import exam, exam_steps, facts, vector_indexes
+    from components.retrieval.compare import metrics, usual_modes
     from components.tracking.run import Result
 
     folder = sources.resolve(config.embedder, run.cache)
     groups = config.groups if config.communities else None
-    asked = (config.vector_index, config.documents, config.graph, groups, folder, config.late)
-    index, modes = exam_steps.prepare(config.index, *asked)
-    run.log_dataset("passages", index, "exam")
-    settings = config.exam.model_copy(update={"modes": config.exam.modes or modes})
-    record, compared = exam_steps.examine(index, folder, settings, config.tag, run.cache, config.seed)
-    facts.write(index, exam.KIND, {**record, "run_id": run.id})
+    tried = exam_steps.Tried(config.documents, config.graph, groups, config.late, config.rerank)
+    with vector_indexes.renewed(config.index, config.vector_index) as trial:
+        run.log_dataset("passages", index := trial.index, "exam")
+        modes = (config.exam.modes or usual_modes()) | exam_steps.prepare(index, tried, folder)
+        settings = config.exam.model_copy(update={"modes": modes})
+        record, compared = exam_steps.examine(index, folder, settings, config.tag, run.cache, config.seed)
+        facts.write(index, exam.KIND, {**record, "run_id": run.id, "embedder": config.embedder})
+        trial.passed = record["passed"]
     page = run.dir / "exam.md"
     page.write_text(exam_steps.page(index, record, compared))
     run.log_artifact(page)

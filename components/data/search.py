@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from components.config import UserError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VectorIndex = Literal["ivf_flat", "ivf_sq", "ivf_rq", "hnsw_sq"]
+_KINDS = {"ivfflat": "ivf_flat", "ivfsq": "ivf_sq", "ivfrq": "ivf_rq", "ivfhnswsq": "hnsw_sq"}
 _CELLS_SEARCHED = 16  # of a vector index; near-duplicates lie in the same cell or next to it
 _REFINED = 10  # times as many candidates are measured by their full vectors as are returned
 
@@ -88,10 +90,32 @@ def create_vector_index(ref: str, cells: int, kind: VectorIndex = "ivf_flat") ->
     return make_ref(uri, name, table.version)
 
 
-def vector_index(ref: Any) -> str | None:
-    """Return the type of the vector index of a reference or an opened table, as LanceDB calls it; None without one."""
+def drop_vector_index(ref: str) -> str:
+    """Take the vector index of the latest version away; return the pinned ref."""
+    uri, name, _ = parse_ref(ref)
+    table = open_table(make_ref(uri, name))
+    for index in table.list_indices():
+        if index.columns == ["vector"]:
+            table.drop_index(index.name)
+    return make_ref(uri, name, table.version)
+
+
+@dataclass(frozen=True)
+class FoundIndex:
+    """A vector index of a table."""
+
+    kind: str  # a VectorIndex, or LanceDB's own name of another kind
+    outside: int  # rows that were added since: a search compares them one by one
+
+
+def vector_index(ref: Any) -> FoundIndex | None:
+    """Return the vector index of a reference or an opened table; None without one."""
     table = open_table(ref) if isinstance(ref, str) else ref
-    return next((str(index.index_type) for index in table.list_indices() if index.columns == ["vector"]), None)
+    for index in table.list_indices():
+        if index.columns == ["vector"]:
+            kind = _KINDS.get(str(index.index_type).replace("_", "").lower(), str(index.index_type))
+            return FoundIndex(kind, table.index_stats(index.name).num_unindexed_rows)
+    return None
 
 
 def search_vectors(table: Any, vectors: Any, k: int) -> pa.Table:

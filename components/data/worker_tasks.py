@@ -1,7 +1,8 @@
 """Tasks for Ray Data's workers and what they tell the driver, both as rows of JSON; and the error that one met."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -28,13 +29,21 @@ def told(**facts: Any) -> pa.Table:
 
 def results(found: "Dataset", total: int, unit: str) -> list[dict[str, Any]]:
     """Return what the workers told, as it came, printing progress. Raises the UserError that a worker met."""
-    from ray.exceptions import RayError
-
     facts = []
-    try:
+    with unwrapped():
         for row in found.iter_rows():
             facts.append(json.loads(row["told"]))
             progress(len(facts), total, unit)
+    return facts
+
+
+@contextlib.contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise the UserError that a worker met as itself, where Ray would raise its own error around it."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
     except RayError as error:
         cause: BaseException | None = error  # Ray's own class of it is a UserError, too, whose text is a traceback
         while cause is not None and (isinstance(cause, RayError) or not isinstance(cause, UserError)):
@@ -42,4 +51,3 @@ def results(found: "Dataset", total: int, unit: str) -> list[dict[str, Any]]:
         if cause is None:
             raise
         raise UserError(str(cause).splitlines()[0]) from error  # Ray adds advice about retries
-    return facts

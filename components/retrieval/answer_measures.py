@@ -20,19 +20,22 @@ Measure = Callable[[Answered], float | None]
 
 
 def context_precision(one: Answered) -> float | None:
-    """Return 1 / place of the passage that answers among those found, 0 where it is not; only if it could be found."""
+    """Return 1 / place of the first passage that answers among those found, 0 where none is; only if one could be."""
     if not one["expected"]["answerable"]:
         return None
-    found = [passage["passage_id"] for passage in one["passages"]]
-    wanted = one["expected"]["passage_id"]
-    return 1 / (found.index(wanted) + 1) if wanted in found else 0.0
+    places = [place for place, passage in enumerate(one["passages"], 1) if _answers(passage, one)]
+    return 1 / places[0] if places else 0.0
 
 
 def context_recall(one: Answered) -> float | None:
-    """Return whether the passage that answers was found; only if it could be."""
+    """Return whether a passage that answers was found; only if one could be."""
     if not one["expected"]["answerable"]:
         return None
-    return float(one["expected"]["passage_id"] in [passage["passage_id"] for passage in one["passages"]])
+    return float(any(_answers(passage, one) for passage in one["passages"]))
+
+
+def _answers(passage: Mapping[str, Any], one: Answered) -> bool:
+    return passage["passage_id"] in one["expected"]["passage_ids"]
 
 
 def faithfulness(one: Answered) -> float | None:

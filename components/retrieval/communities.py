@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KIND = "communities"
+_PREFIX = "community:"  # of summaries' ids, by which they are told from passages
 _SEED = 0  # of the search for groups: the same index has the same groups
 _NAMES_KEPT, _NAMES_IN_TITLE, _SOURCES_NAMED = 12, 3, 3
-_CANDIDATES = 20  # summaries that are looked at where some may be hidden
+_CANDIDATES = 20  # summaries that are looked at first where some may be hidden,
+_DEEPER = 8  # and how many times as many where too few are left
 logger = logging.getLogger(__name__)
 
 
@@ -135,6 +137,11 @@ def table_of(index_ref: str) -> str:
     return facts.table_of(index_ref, KIND, what="summaries of communities", option="communities")
 
 
+def is_summary(passage_id: str) -> bool:
+    """Return whether a hit is the summary of a group, and no passage of a document."""
+    return passage_id.startswith(_PREFIX)
+
+
 def nearest(
     table: Any,
     passages: Any,
@@ -154,14 +161,18 @@ def nearest(
         passages: that of the index, which ``where`` is about.
     """
     depth = n if where is None else max(n, _CANDIDATES)
-    sides = [
-        search.search_vector(table, vector.tolist(), depth, with_vectors=with_vectors),
-        search.search_text(table, query, depth, with_vectors=with_vectors),
-    ]
-    rows = {row["passage_id"]: row for side in sides for row in side}
-    ranked = reciprocal_rank_fusion([[row["passage_id"] for row in side] for side in sides])
-    found = [{**rows[key], "score": score} for key, score in ranked]
-    return (found if where is None else _open(found, passages, where))[:n]
+    while True:
+        sides = [
+            search.search_vector(table, vector.tolist(), depth, with_vectors=with_vectors),
+            search.search_text(table, query, depth, with_vectors=with_vectors),
+        ]
+        rows = {row["passage_id"]: row for side in sides for row in side}
+        ranked = reciprocal_rank_fusion([[row["passage_id"] for row in side] for side in sides])
+        found = [{**rows[key], "score": score} for key, score in ranked]
+        shown = found if where is None else _open(found, passages, where)
+        if len(shown) >= n or max(map(len, sides)) < depth:  # enough, or all there are
+            return shown[:n]
+        depth *= _DEEPER
 
 
 def _open(found: Sequence[dict[str, Any]], passages: Any, where: str) -> list[dict[str, Any]]:
@@ -231,7 +242,7 @@ def _row(group: Community, passages: "pa.Table", said: str) -> dict[str, Any]:
     corpora, places = (
         sorted({one or "" for one in passages.column(name).to_pylist()}) for name in ("corpus", "source")
     )
-    key = f"community:{content_hash(*sorted(members))}"
+    key = f"{_PREFIX}{content_hash(*sorted(members))}"
     more = ", …" if len(places) > _SOURCES_NAMED else ""
     return {
         "passage_id": key,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.config import UserError
 from components.data.split import split_of
+from components.retrieval.communities import is_summary
 from components.retrieval.measure import Figures, Grades, means, paired, per_query, summary
 from components.retrieval.settings import RetrieveConfig
 from components.retrieval.transforms.expansion import Expansion
@@ -71,8 +72,8 @@ def search_all(retriever: "Retriever", queries: Mapping[str, str], depth: int, b
 
 
 def ids_of(hits: "Sequence[Hit]", by: str) -> list[str]:
-    """Return the ids of what hits belong to, each where it stands first."""
-    return list(dict.fromkeys(getattr(hit, by) for hit in hits))
+    """Return the ids of what hits belong to, each where it stands first; summaries of groups are not graded."""
+    return list(dict.fromkeys(getattr(hit, by) for hit in hits if not is_summary(hit.passage_id)))
 
 
 def compare(
@@ -108,7 +109,9 @@ def compare(
     loaded = rerankers or {}
     configs = dict(configs)
     if FITTED in configs:
-        configs[FITTED] = fitted(retriever, configs[FITTED], {query: queries[query] for query in fit}, grades, k, by)
+        own = {query: queries[query] for query in fit}
+        base = retriever.with_config(configs[FITTED], loaded.get(configs[FITTED].rerank or ""))
+        configs[FITTED] = fitted(base, own, grades, k, by)
     searched, values = {}, {}
     for name, config in configs.items():
         way = retriever.with_config(config, loaded.get(config.rerank or ""))
@@ -132,15 +135,13 @@ def compare(
     )
 
 
-def fitted(
-    retriever: "Retriever", config: RetrieveConfig, queries: Mapping[str, str], grades: Grades, k: int, by: str
-) -> RetrieveConfig:
-    """Return the config with the weight of vectors that has the best mean nDCG over the queries."""
-    graded = {query: grades[query] for query in queries}
+def fitted(way: "Retriever", queries: Mapping[str, str], grades: Grades, k: int, by: str) -> RetrieveConfig:
+    """Return the config of a way of searching with the weight of vectors that has the best mean nDCG on queries."""
+    graded, config = {query: grades[query] for query in queries}, way.config
 
     def ndcg(weight: float) -> float:
-        way = retriever.with_config(config.model_copy(update={"dense_weight": weight}))
-        found = search_all(way, queries, depth_for(k), by)
+        weighted = way.with_config(config.model_copy(update={"dense_weight": weight}))
+        found = search_all(weighted, queries, depth_for(k), by)
         return _mean(per_query(graded, found.rankings, k)[f"ndcg@{k}"], list(queries))
 
     return config.model_copy(update={"dense_weight": max(WEIGHTS, key=ndcg)})

@@ -24,6 +24,7 @@ _ROWS_AT_A_TIME = 4096
 _FIRST_SENTENCE = re.compile(r".+?[.!?](?=\s|$)")
 _SUMMARY_WORDS = 40  # of each of its two sentences
 _MOST_NAMED = 10_000  # documents that a condition lists
+_DEEPER = 8  # times as many documents are looked at where a condition that cannot be listed leaves too few
 _SHARED = ("corpus", "doc_id", "source", "title", "group", "symbol", "metadata", "embedder")  # of all its passages
 
 
@@ -69,31 +70,46 @@ def table_of(index_ref: str) -> str:
     return facts.table_of(index_ref, KIND, what="document vectors", option="documents")
 
 
-def holding(passages: Any, where: str) -> str | None:
-    """Return the condition on documents that some of their passages meet ``where``; None: more than one can list.
+def nearest(table: Any, passages: Any, query: str, vector: "np.ndarray", n: int, where: str | None) -> str | None:
+    """Return the condition that a passage is of one of the ``n`` best documents; None where there are none.
 
-    Documents have not all columns of their passages, and a page or a section is one passage's.
+    Documents are ranked by their vectors and by the words of their summaries, fused by rank. Only those are taken of
+    which some passage meets ``where``: documents have not all columns of their passages, and a page or a section is
+    one passage's.
+
+    Args:
+        table: the opened table of documents, and
+        passages: that of the index, which ``where`` is about.
 
     Raises:
         UserError: bad ``where``.
     """
-    keys = {(row["corpus"], row["doc_id"]) for row in store.rows(passages, ["corpus", "doc_id"], where)}
-    return None if len(keys) > _MOST_NAMED else _one_of(sorted(keys)) or "false"
+    if where is None:
+        return _one_of(_ranked(table, query, vector, n, None)[:n]) or None
+    holding = _holding(passages, where)
+    if len(holding) <= _MOST_NAMED:
+        return _one_of(_ranked(table, query, vector, n, _one_of(sorted(holding)) or "false")[:n]) or None
+    depth = n
+    while True:  # more than a condition can list: the best documents are looked at, as many as it takes
+        best = _ranked(table, query, vector, depth, None)
+        found = [key for key in best if key in holding]
+        if len(found) >= n or len(best) < depth:
+            return _one_of(found[:n]) or None
+        depth *= _DEEPER
 
 
-def nearest(table: Any, query: str, vector: "np.ndarray", n: int, where: str | None) -> str | None:
-    """Return the condition that a passage is of one of the ``n`` best documents; None where there are none.
+def _holding(passages: Any, where: str) -> set[tuple[str, str]]:
+    """Return (corpus, doc_id) of the documents of which some passage meets ``where``."""
+    return {(row["corpus"], row["doc_id"]) for row in store.rows(passages, ["corpus", "doc_id"], where)}
 
-    Documents are ranked by their vectors and by the words of their summaries, fused by rank.
-    """
+
+def _ranked(table: Any, query: str, vector: "np.ndarray", n: int, where: str | None) -> list[tuple[str, str]]:
+    """Return (corpus, doc_id) of the ``n`` best documents by vectors and the ``n`` best by words, best first."""
     by_vector = search.search_vector(table, vector.tolist(), n, where)
     by_words = search.search_text(table, query, n, where)
     rows = {row["document_id"]: row for row in (*by_words, *by_vector)}
     ranked = reciprocal_rank_fusion([[row["document_id"] for row in side] for side in (by_vector, by_words)])
-    found = [rows[key] for key, _ in ranked[:n]]
-    if not found:
-        return None
-    return _one_of([(row["corpus"], row["doc_id"]) for row in found])
+    return [(rows[key]["corpus"], rows[key]["doc_id"]) for key, _ in ranked]
 
 
 def _one_of(keys: Iterable[tuple[str, str]]) -> str:

@@ -126,7 +126,8 @@ def _made_ready(index: str) -> dict[str, RetrieveConfig]:
 
 def _asked(config: RetrievalEvaluation, collection: Collection | None, index: str, seed: int) -> Questions:
     """Return the questions that the config chooses."""
-    from components.retrieval import exam, multihop
+    from components.retrieval import multihop
+    from components.retrieval.exam_questions import questions_from
 
     if config.questions == "graded":
         if collection is None:
@@ -136,8 +137,8 @@ def _asked(config: RetrievalEvaluation, collection: Collection | None, index: st
         return Questions({query: collection.queries[query] for query in chosen}, grades, "doc_id")
     n = config.limit or _QUESTIONS
     if config.questions == "own":
-        made = exam.questions_from(index, n, seed)
-        grades = {query: {one.passage_id: 1} for query, one in made.items()}
+        made = questions_from(index, n, seed)
+        grades = {query: one.grades() for query, one in made.items()}
         return Questions({query: one.question for query, one in made.items()}, grades, "passage_id")
     columns = ["passage_id", "text", "symbol", "group", "start", "metadata"]
     hops = multihop.two_hops(store.read(index, columns=columns, require=True), n, seed)

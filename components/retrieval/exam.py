@@ -5,17 +5,15 @@ answer. Which way of searching is best is measured on such questions, kept with 
 where it is told ``auto``; a version that does worse than the one in use does not take its place.
 """
 
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from components.config import Config, Field, UserError
 from components.data import search, store
-from components.data.contexts import QuestionConfig
-from components.data.questions import COLUMNS, make_questions
 from components.retrieval import abstain, facts
 from components.retrieval.compare import Compared, compare, depth_for, ids_of, usual_modes
+from components.retrieval.exam_questions import Asked, questions_from
 from components.retrieval.measure import paired, per_query
 from components.retrieval.settings import RetrieveConfig
 
@@ -26,9 +24,6 @@ KIND = "exam"
 _EXACT_BELOW = 50_000  # passages that exact search is quick enough for
 _RANDOM_ROTATION_FROM = 1_000_000  # from here on a byte for each number is too much memory
 _PASSAGES_A_CELL = 4096
-_PASSAGES_ASKED_ABOUT = 20_000
-_GIVES_ITSELF_AWAY = frozenset({"cloze"})  # repeats its passage word for word: any search by words finds it
-_ENOUGH = 50  # questions of other kinds from which on those are left out
 
 
 class ExamConfig(Config):
@@ -37,44 +32,13 @@ class ExamConfig(Config):
     questions: int = Field(200, ge=20, description="questions made from the index's passages")
     k: int = Field(10, ge=1, description="depth of recall, MRR and nDCG")
     modes: dict[str, RetrieveConfig] | None = Field(
-        None, description="ways of searching to choose from; none: words, vectors, both by rank and by weight, …"
+        None,
+        description="ways of searching to choose from, beside those that graph, documents, … try; none: words, "
+        "vectors, both by rank and by weight, MMR, expansion",
     )
     min_recall: float = Field(0.95, ge=0, le=1, description="recall of exact search that a vector index has to reach")
     max_drop: float = Field(0.03, ge=0, description="nDCG by which it may be worse than the version in use")
     false_answer_rate: float = Field(0.1, gt=0, lt=1, description="unanswerable questions that may be answered")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One question of the exam."""
-
-    question: str
-    passage_id: str  # that it was made from
-    doc_id: str
-    kind: str
-
-
-def questions_from(index_ref: str, n: int, seed: int) -> dict[str, Asked]:
-    """Return up to ``n`` questions made from the passages of an index, by their number as text.
-
-    Raises:
-        UserError: its passages hold too little prose to ask about.
-    """
-    rows = store.read_arrow(index_ref, columns=COLUMNS, require=True)
-    rng = random.Random(seed)
-    if rows.num_rows > _PASSAGES_ASKED_ABOUT:
-        rows = rows.take(sorted(rng.sample(range(rows.num_rows), _PASSAGES_ASKED_ABOUT)))
-    documents = dict(zip(rows.column("passage_id").to_pylist(), rows.column("doc_id").to_pylist(), strict=True))
-    asked = []
-    for question in (one for context in make_questions(rows.to_pylist(), QuestionConfig(), seed) for one in context):
-        if question.answerable:
-            passage_id = question.passages[question.target - 1]["passage_id"]
-            asked.append(Asked(question.question, passage_id, documents[passage_id], question.kind))
-    telling = [one for one in asked if one.kind not in _GIVES_ITSELF_AWAY]
-    asked = telling if len(telling) >= _ENOUGH else asked
-    once = list({one.question: one for one in asked}.values())
-    rng.shuffle(once)
-    return {str(number): one for number, one in enumerate(once[:n])}
 
 
 def index_for(passages: int) -> search.VectorIndex | None:
@@ -117,12 +81,12 @@ def sit(
     """
     asked = questions_from(retriever.index, config.questions, seed)
     texts = {key: one.question for key, one in asked.items()}
-    grades = {key: {one.passage_id: 1} for key, one in asked.items()}
+    grades = {key: one.grades() for key, one in asked.items()}
     ways = config.modes or usual_modes()
     compared = compare(retriever, ways, texts, grades, config.k, by="passage_id", rerankers=rerankers, seed=seed)
     table = store.open_table(retriever.index)
-    kind = search.vector_index(table)
-    recall = against_exact(table, [retriever.embed_query(text) for text in texts.values()], config.k) if kind else 1.0
+    found = search.vector_index(table)
+    recall = against_exact(table, [retriever.embed_query(text) for text in texts.values()], config.k) if found else 1.0
     best = compared.configs[compared.chosen]
     chosen = retriever.with_config(best, rerankers.get(best.rerank or ""))
     record = {
@@ -131,7 +95,7 @@ def sit(
         "questions": len(asked),
         "asked": [one.question for one in asked.values()],
         "kinds": {kind: sum(one.kind == kind for one in asked.values()) for kind in {o.kind for o in asked.values()}},
-        "vector_index": kind,
+        "vector_index": found.kind if found else None,
         "recall_of_exact": recall,
         "figures": compared.figures,
         "held_out": compared.held_out,
@@ -141,15 +105,15 @@ def sit(
 
 
 def abstention(retriever: "Retriever", asked: Mapping[str, Asked], max_rate: float) -> abstain.Abstention:
-    """Return the threshold under which nothing is answered, fitted on questions whose document is kept out of sight.
+    """Return the threshold under which nothing is answered, fitted on questions whose documents are kept out of sight.
 
-    The same question is answerable with its document and is not without it: what is left to find is what an index
-    has that does not hold the answer.
+    The same question is answerable with its document and is not without it and those that say the same: what is left
+    to find is what an index has that does not hold the answer.
     """
     answerable: list[dict[abstain.Signal, float]] = []
     unanswerable: list[dict[abstain.Signal, float]] = []
     for one in asked.values():
-        for side, where in ((answerable, None), (unanswerable, f"doc_id <> {store.quote(one.doc_id)}")):
+        for side, where in ((answerable, None), (unanswerable, one.unseen())):
             hits = retriever.search(one.question, where=where)
             side.append({signal: abstain.confidence(hits, signal) for signal in abstain.SIGNALS})
     return abstain.fit(answerable, unanswerable, max_rate)

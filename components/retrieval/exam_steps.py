@@ -1,65 +1,62 @@
 """What the exam's workflow does around it: indexes made before, the version in use, the page that people read."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.data import search, store
+from components.config import UserError
+from components.data import store
+from components.models import sources
 from components.retrieval import communities, documents, exam, facts, graph
 from components.retrieval.compare import Compared, usual_modes
+from components.retrieval.exam_questions import questions_from
 from components.retrieval.generator import generator
 from components.retrieval.measure import differences, table
 from components.retrieval.retrieve import RetrieveConfig, Retriever, load_reranker
 
+_RERANK_DEPTHS = (10, 20, 50)  # candidates that a cross-encoder reads: the more, the longer a query takes
 
-def prepare(
-    ref: str,
-    kind: str,
-    with_documents: bool,
-    with_graph: bool,
-    groups: communities.Communities | None = None,
-    embedder: Path | None = None,
-    late: str | None = None,
-) -> tuple[str, dict[str, RetrieveConfig]]:
-    """Make what is asked for beside an index, and return its pinned reference and the modes that can be tried.
 
-    A new vector index makes a new version of the table: a reference that pins an older one would examine another
-    table than it names, so that it gets none.
+@dataclass(frozen=True)
+class Tried:
+    """What an exam tries beside the usual ways of searching, and what has to be made for it."""
+
+    documents: bool = False  # vectors of documents, for a hierarchical search
+    graph: bool = False  # of the names in passages
+    groups: communities.Communities | None = None  # which groups of passages are summarized, and by whom
+    late: str | None = None  # the model whose vectors of tokens put candidates in order
+    rerank: str | None = None  # the cross-encoder that does, at several depths
+
+
+def prepare(index: str, tried: Tried, embedder: Path) -> dict[str, RetrieveConfig]:
+    """Make what is to be tried with a version of an index, and return the ways of searching that use it.
 
     Args:
-        kind: of the vector index; ``auto`` goes by the number of passages.
-        groups: which groups of passages are summarized, and by whom; none: none are.
+        index: pinned reference.
         embedder: folder of the model that makes the summaries' vectors.
-        late: the model whose vectors of tokens put candidates in order, in one mode more; nothing is made for it.
 
     Raises:
-        UserError: there is no such index, it has no passages or no groups of them, or nobody to summarize them.
+        UserError: the index has no passages or no groups of them, or nobody to summarize them.
     """
-    index = store.pin(ref)
-    passages = store.count(index)
-    wanted: Any = exam.index_for(passages) if kind == "auto" else None if kind == "none" else kind
-    uri, name, version = store.parse_ref(index)
-    is_latest = version == store.open_table(store.make_ref(uri, name)).version
-    if wanted and is_latest and search.vector_index(index) is None:
-        seen_by_readers = store.tagged(index, store.COMPLETE) == index
-        index = search.create_vector_index(index, exam.cells_for(passages), wanted)
-        if seen_by_readers:
-            store.move_tag(index, store.COMPLETE)
-    modes = usual_modes()
-    if with_documents:
+    hybrid = usual_modes()["hybrid"]
+    modes: dict[str, RetrieveConfig] = {}
+    if tried.documents:
         documents.build(index)
-        modes["hierarchical"] = modes["hybrid"].model_copy(update={"mode": "hierarchical"})
-    if with_graph:
+        modes["hierarchical"] = hybrid.model_copy(update={"mode": "hierarchical"})
+    if tried.graph:
         graph.build(index)
-        modes["graph"] = modes["hybrid"].model_copy(update={"mode": "graph"})
-    if groups is not None:
-        assert embedder is not None, "summaries are found by their vectors, too"
-        write = generator(groups.language_model) if groups.language_model else None
-        communities.build(index, embedder, groups, write)
-        modes["communities"] = modes["hybrid"].model_copy(update={"mode": "communities"})
-    if late:
-        modes["hybrid_late"] = modes["hybrid"].model_copy(update={"rerank": late})
-    return index, modes
+        modes["graph"] = hybrid.model_copy(update={"mode": "graph"})
+    if tried.groups is not None:
+        author = tried.groups.language_model
+        communities.build(index, embedder, tried.groups, generator(author) if author else None)
+        modes["communities"] = hybrid.model_copy(update={"mode": "communities"})
+    if tried.late:
+        modes["hybrid_late"] = hybrid.model_copy(update={"rerank": tried.late})
+    if tried.rerank:
+        for depth in _RERANK_DEPTHS:
+            modes[f"hybrid_rerank_{depth}"] = hybrid.model_copy(update={"rerank": tried.rerank, "rerank_depth": depth})
+    return modes
 
 
 def examine(
@@ -77,13 +74,26 @@ def examine(
     before = store.tagged(index, tag)
     drop = None
     if before is not None and before != index:
-        found = facts.read(before, exam.KIND)
-        way = RetrieveConfig.model_validate(found["config"]) if found else RetrieveConfig()
-        previous = Retriever(before, embedder, RetrieveConfig()).with_config(way, load_reranker(way, cache))
         chosen = retriever.with_config(best, rerankers.get(best.rerank or ""))
-        drop = exam.worse_than(chosen, previous, exam.questions_from(index, config.questions, seed), config.k)
+        asked = questions_from(index, config.questions, seed)
+        drop = exam.worse_than(chosen, _in_use(before, embedder, cache), asked, config.k)
     reasons = exam.failures(record, drop, config)
     return record | {"passed": not reasons, "reasons": reasons, "drop": drop, "compared_with": before}, compared
+
+
+def _in_use(index: str, embedder: Path, cache: Path) -> Retriever:
+    """Return the version that has the tag, as its own exam chose to search it, with the embedder that made it.
+
+    Raises:
+        UserError: that one is another than now, and nobody has kept which, or it is gone.
+    """
+    record = facts.read(index, exam.KIND) or {}
+    way = RetrieveConfig.model_validate(record["config"]) if record else RetrieveConfig()
+    try:
+        own = sources.resolve(record["embedder"], cache) if "embedder" in record else embedder
+        return Retriever(index, own, RetrieveConfig()).with_config(way, load_reranker(way, cache))
+    except UserError as error:
+        raise UserError(f"{index}, which has the tag, cannot be compared with: {error}; or give another tag") from error
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from components.config import Config, Field, TableRef, UserError
 from components.data import store
 from components.data.records import content_hash
 from components.data.split import Split, split_of
-from components.retrieval.exam import Asked, questions_from
+from components.retrieval.exam_questions import Asked, questions_from
 from components.retrieval.negatives import NegativesConfig, choose
 
 if TYPE_CHECKING:

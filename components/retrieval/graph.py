@@ -81,8 +81,12 @@ class Graph:
         self._rarity = {name: math.log(len(passages) / counts[name]) + 1.0 for name in kept}
         self._steps = self._transitions(passages)
 
-    def rank(self, query: str, found: Mapping[str, float], n: int, restart: float = 0.5) -> list[tuple[str, float]]:
+    def rank(
+        self, query: str, found: Mapping[str, float], n: int | None, restart: float = 0.5
+    ) -> list[tuple[str, float]]:
         """Return up to ``n`` (passage_id, share of the walk) best first, for a question and what plain search found.
+
+        None returns all that a walk comes by.
 
         Half of the walks start at the names in the question, weighted by how rare they are, half at the passages in
         ``found``, weighted by its values; without one of the two all start at the other. With probability

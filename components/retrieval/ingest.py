@@ -3,9 +3,8 @@
 import json
 import logging
 import os
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from components.config import UserError
-from components.data import store, versions
+from components.data import store, versions, worker_tasks
 from components.data.schemas import PASSAGE, passage_schema
 from components.progress import progress
 from components.retrieval.chunkers import ChunkerConfig
 from components.retrieval.embed import EmbedConfig, check_embedder, max_input_tokens
 from components.retrieval.passages import DESCRIPTION, THREADS, Corpus, EmbedNew, facts_hash, read_and_chunk
+from components.retrieval.vanished import Reading
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _ROWS_PER_BLOCK = 1024  # the more, the more alike in length are those that share a batch
 _ROWS_PER_COMMIT = 2048
-_LINES = re.compile(r"(?:,| from) line \d+$")  # what a part of a file of rows is called
 _START_UP_S, _TOKENS_PER_S = 15, 12_000  # measured with all-MiniLM-L6-v2 in bfloat16
 
 
@@ -73,19 +72,17 @@ def ingest(uri: str, table: str, parts: list[dict[str, Any]], corpus: Corpus, em
         versions.widen(uri, table, PASSAGE)
     known = _known(uri, table, corpus)
     done, writer = Ingested(), _Writer(uri, table, None if is_there else corpus.name)
-    seen: set[str] = set()
+    reading = Reading(parts)
     finished: set[int] = set()
-    unread: list[str] = []
     last = started
     for batch in _stream(parts, corpus, embed, {key: facts for key, (_, facts) in known.items() if facts}):
         states = batch.column("state").to_pylist()
         finished.update(batch.column("part").to_pylist())
-        seen.update(batch.column("passage_id").to_pylist())
+        reading.note(batch)
         by_state = {state: batch.take([i for i, s in enumerate(states) if s == state]) for state in set(states)}
         for state in {"failed", "gone"} & set(by_state):
             for failure in by_state[state].select(["doc_id", "error"]).to_pylist():
                 done.failures.append({"doc_id": failure["doc_id"], "reason": failure["error"]})
-                unread += [failure["doc_id"]] if state == "failed" else []
         if "moved" in by_state:
             writer.move(by_state["moved"].to_pylist())
         if "new" in by_state:
@@ -102,33 +99,19 @@ def ingest(uri: str, table: str, parts: list[dict[str, Any]], corpus: Corpus, em
             f"the first is {first['doc_id']}: {first['reason']}"
         )
     writer.flush()
-    may_be_there = _of_what_failed(unread)
-    unseen = {key: doc_id for key, (doc_id, _) in known.items() if key not in seen}
-    gone = [key for key, doc_id in unseen.items() if not may_be_there(doc_id)]
-    if len(gone) < len(unseen):
-        if foreign := [key for key in unseen.keys() - set(gone) if not known[key][1]]:
-            raise UserError(
-                f"{len(foreign)} passages have vectors of another embedder, and what they are from cannot be read to "
-                f"make new ones ({', '.join(unread[:3])}): mend it, take it out of the corpus, or give another table"
-            )
-        logger.warning("%d passages stay as they were: their part could not be read", len(unseen) - len(gone))
+    gone, left = reading.divided({key: doc_id for key, (doc_id, _) in known.items()})
+    if foreign := [key for key in left if not known[key][1]]:
+        raise UserError(
+            f"{len(foreign)} passages have vectors of another embedder, and what they are from cannot be read to make "
+            f"new ones ({', '.join(reading.unread()[:3])}): mend it, take it out of the corpus, or give another table"
+        )
+    if left:
+        logger.warning("%d passages stay as they were: they may be of what could not be read", len(left))
     if gone:
         store.delete(uri, table, "passage_id", gone)
     done.deleted = len(gone)
     done.seconds = time.monotonic() - started
     return done
-
-
-def _of_what_failed(parts: Sequence[str]) -> Callable[[str], bool]:
-    """Return whether a document may be of a part that could not be read: then it has not gone.
-
-    The part may be the document, a folder or a module above it, or lines of a file, which name none: then it may be
-    any.
-    """
-    if any(_LINES.search(part) for part in parts):
-        return lambda doc_id: True
-    names, above = set(parts), tuple(f"{part}{mark}" for part in parts for mark in "/.")
-    return lambda doc_id: doc_id in names or doc_id.startswith(above)
 
 
 def check(folder: Path, config: ChunkerConfig) -> None:
@@ -182,7 +165,7 @@ def _stream(
     workers = embed.workers or max(1, cpus // THREADS if on_gpus is None else on_gpus)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    blocks = min(len(parts), max(4 * cpus, len(parts) // 64))
+    blocks = max(1, min(len(parts), max(4 * cpus, len(parts) // 64)))  # a cluster's pools may have no node yet
     rows = ray.data.from_items(items_of(parts), override_num_blocks=blocks).map_batches(
         read_and_chunk,  # type: ignore[arg-type]  # takes its keyword arguments, too
         fn_kwargs={"corpus": corpus, "known": ray.put(known)},
@@ -199,7 +182,8 @@ def _stream(
         num_cpus=0 if embed.gpus_per_worker else share,
         num_gpus=embed.gpus_per_worker or None,
     )
-    yield from embedded.iter_batches(batch_size=None, batch_format="pyarrow")
+    with worker_tasks.unwrapped():
+        yield from embedded.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def _refuse_other_vectors(uri: str, table: str, corpus: Corpus) -> None:

@@ -23,6 +23,8 @@ def check(retrieve: RetrieveConfig, kind: str) -> None:
     """
     if retrieve.rerank is not None:
         raise UserError("retrieve.rerank: what is trained is compared with the search without a reranker; leave it out")
+    if retrieve.mode == "communities":
+        raise UserError("retrieve.mode=communities finds summaries, which answer no question here: choose hybrid")
     if kind == "adapter" and retrieve.query_adapter is not None:
         raise UserError("retrieve.query_adapter: an adapter is trained on vectors without one; leave it out")
     if kind == "adapter" and not retrieve.asks_vectors():

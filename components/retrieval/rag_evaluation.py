@@ -18,6 +18,7 @@ from components.progress import progress
 from components.retrieval import abstain, exam, facts
 from components.retrieval.answer_measures import BY_WORDS, Measure, answer_relevance
 from components.retrieval.citations import repaired
+from components.retrieval.exam_questions import Asked, questions_from
 from components.retrieval.guard import Guard
 from components.retrieval.measure import Figures, table
 from components.retrieval.prompt import grounded_conversation
@@ -63,7 +64,7 @@ class RagEvaluation(Config):
 class Sitting:
     """One question on its way: what is asked, what would answer it, and the steps taken."""
 
-    asked: exam.Asked
+    asked: Asked
     answerable: bool
     trace: Span
     passages: list[dict[str, Any]]
@@ -74,7 +75,7 @@ class Sitting:
     @property
     def expected(self) -> dict[str, Any]:
         """Return what a right answer has, as measures read it."""
-        return {"passage_id": self.asked.passage_id, "answerable": self.answerable}
+        return {"passage_ids": list(self.asked.grades()), "answerable": self.answerable}
 
 
 def run_evaluation(
@@ -105,14 +106,14 @@ def run_evaluation(
 
 def open_index(config: RagEvaluation, cache: Path) -> "Retriever":
     """Return the index's retriever in the way of searching that is measured."""
-    from components.retrieval.retrieve import open_retriever
+    from components.retrieval.retrieve import Retriever, load_reranker
 
     index = store.pin(str(config.index))
     has_exam = facts.read(index, exam.KIND) is not None
     way = config.retrieve or (exam.chosen_config(index) if has_exam else RetrieveConfig())
-    if not way.asks_vectors():  # answers are compared with their questions by vectors
-        raise UserError("rag.retrieve.mode=text has no embedder, which answer_relevance needs: choose another mode")
-    return open_retriever(index, sources.resolve(config.embedder, cache), way, cache)
+    # Opened as hybrid whatever the way is: answers are compared with their questions by vectors.
+    whole = Retriever(index, sources.resolve(config.embedder, cache), RetrieveConfig())
+    return whole.with_config(way, load_reranker(way, cache))
 
 
 def search_all(config: RagEvaluation, retriever: "Retriever", seed: int) -> list[Sitting]:
@@ -127,7 +128,7 @@ def search_all(config: RagEvaluation, retriever: "Retriever", seed: int) -> list
     sittings = []
     for number, one in enumerate(asked):
         answerable = number < first_without
-        where = None if answerable else f"doc_id <> {store.quote(one.doc_id)}"
+        where = None if answerable else one.unseen()
         trace = Span("question", "CHAIN", {"question": one.question})
         with step(trace, "retrieve", "RETRIEVER", {"query": one.question, "where": where}) as found:
             depth = max(config.passages, fitted_on) if threshold else config.passages
@@ -143,9 +144,9 @@ def search_all(config: RagEvaluation, retriever: "Retriever", seed: int) -> list
     return sittings
 
 
-def _questions(config: RagEvaluation, index: str, examined: set[str], seed: int) -> list[exam.Asked]:
+def _questions(config: RagEvaluation, index: str, examined: set[str], seed: int) -> list[Asked]:
     """Return the questions in a random order; those that the exam asked only where there are no others left."""
-    made = list(exam.questions_from(index, config.questions + len(examined), seed).values())
+    made = list(questions_from(index, config.questions + len(examined), seed).values())
     kept = set(sorted(made, key=lambda one: one.question in examined)[: config.questions])
     return [one for one in made if one in kept]
 

@@ -170,8 +170,8 @@ class Retriever:
         """Return up to ``n`` hits and, where later stages compare them, passage_id → vector."""
         config = self.config
         if config.mode == "hierarchical":
-            among = documents.holding(self._table, where) if where else None
-            within = documents.nearest(self._parts["documents"], query, self._meaning(query), config.documents, among)
+            opened = (self._parts["documents"], self._table)
+            within = documents.nearest(*opened, query, self._meaning(query), config.documents, where)
             if within is None:
                 return [], {}
             where = f"({where}) AND ({within})" if where else within
@@ -213,18 +213,24 @@ class Retriever:
     def _walked(self, query: str, hits: list[Hit], rows: Rows, n: int, where: str | None) -> list[Hit]:
         """Return the hits of a walk over the graph that starts at the query's names and at the best ``hits``."""
         seeds = {hit.passage_id: 1.0 / rank for rank, hit in enumerate(hits, 1)}
-        ranked = dict(self._parts["graph"].rank(query, seeds, n))
-        missing = [key for key in ranked if key not in rows]
-        if missing:
-            columns = [*KEPT, "vector"] if self.config.novelty else list(KEPT)
-            condition = store.one_of("passage_id", missing) + (f" AND ({where})" if where else "")
-            rows |= {row["passage_id"]: row for row in store.rows(self._table, columns, condition)}
+        columns = [*KEPT, "vector"] if self.config.novelty else list(KEPT)
         known = {hit.passage_id: hit for hit in hits}
-        return [
-            replace(known[key], score=share) if key in known else as_hit(rows[key], share)
-            for key, share in ranked.items()
-            if key in rows
-        ]
+        ranked = self._parts["graph"].rank(query, seeds, None if where else n)
+        walked: list[Hit] = []
+        for first in range(0, len(ranked), n):  # what ``where`` hides makes room for what comes after
+            shares = dict(ranked[first : first + n])
+            missing = [key for key in shares if key not in rows]
+            if missing:
+                condition = store.one_of("passage_id", missing) + (f" AND ({where})" if where else "")
+                rows |= {row["passage_id"]: row for row in store.rows(self._table, columns, condition)}
+            walked += [
+                replace(known[key], score=share) if key in known else as_hit(rows[key], share)
+                for key, share in shares.items()
+                if key in rows
+            ]
+            if len(walked) >= n:
+                break
+        return walked[:n]
 
     def _summed_up(self, query: str, hits: list[Hit], rows: Rows, where: str | None) -> list[Hit]:
         """Return the hits behind the summaries that fit the query; none of these scores less than the best hit."""

@@ -52,7 +52,7 @@ def make_plan(
     from components.models.sources import digest, resolve
     from components.serving.adapter_files import Declared, carrier_of, fetch_declared
     from components.serving.lineage import served_lineage, with_adapter
-    from components.serving.search import check_modes, summaries_of
+    from components.serving.search import check_modes, choice, summaries_of
     from components.serving.strategy_checks import check_scorer, check_tables
     from components.serving.strategy_files import with_digests
     from components.tracking.run import tracking_uri
@@ -80,7 +80,10 @@ def make_plan(
         carrier = carrier_of(folder, model_digest, engine.adapters)
         declared = fetch_declared(names, carrier, home)
     parts = (folder, model_digest, pinned, embedder_digest, scorer_digest)
-    pages = {name.name: served_lineage(with_digests(name), *parts, summaries_of(name, pinned)) for name in names}
+    chosen = choice(pinned) if pinned else None
+    pages = {
+        name.name: served_lineage(with_digests(name), *parts, summaries_of(name, pinned), chosen) for name in names
+    }
     for name, adapter in declared.answering():
         pages[name] = with_adapter(pages[name], name, adapter)
     return ServingPlan(
@@ -90,6 +93,7 @@ def make_plan(
         feedback_uri=f"{storage}/lancedb",
         index=pinned,
         embedder=str(embedder_folder) if embedder_folder else None,
+        chosen=chosen,
         scorer=str(scorer_folder) if scorer_folder else None,
         key_digests=tuple(map(key_digest, users)),
         admin_digests=tuple(map(key_digest, admins)),
@@ -190,7 +194,7 @@ def around(plan: ServingPlan, engine: Any, ingresses: int = 1) -> Any:
     if plan.embedder:
         quiet = {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}}}
         deployment = _deployment(SearchServer, "search", 16, **quiet)
-        search = deployment.bind(plan.index, plan.embedder, str(Path(plan.storage) / "cache"))
+        search = deployment.bind(plan.index, plan.embedder, str(Path(plan.storage) / "cache"), plan.chosen)
     if plan.scorer:
         scorer = _deployment(ScoreServer, "scorer", 4).bind(plan.scorer, plan.model)
     if plan.key_budgets.limited():  # one replica, as it is what all others agree by; Serve soon sees when it dies

@@ -41,6 +41,7 @@ class ServingPlan:
     index: str | None = None  # table reference, its version pinned
     embedder: str | None = None  # folder of the embedder
     embedding_name: str = "embedder"
+    chosen: dict[str, Any] | None = None  # what mode `auto` means for the index
     scorer: str | None = None  # folder of the reward model that strategies score answers with
     key_digests: tuple[str, ...] = ()
     admin_digests: tuple[str, ...] = ()  # of the keys that may change adapters

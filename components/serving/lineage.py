@@ -18,6 +18,7 @@ def served_lineage(
     embedder_digest: str | None,
     scorer_digest: str | None = None,
     summaries: str | None = None,
+    chosen: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the lineage page of one served name; what its adapter changes is in `with_adapter`.
 
@@ -27,6 +28,7 @@ def served_lineage(
 
     Args:
         summaries: pinned table of what the index's groups of passages are about, where the name searches it.
+        chosen: what mode ``auto`` means for this version of the index, which a later exam of it may change.
     """
     from components.data import grounding
     from components.tracking.lineage import read_lineage
@@ -44,6 +46,8 @@ def served_lineage(
     }
     if summaries:
         decisive["summaries"] = summaries
+    if chosen and name.search and name.search.mode == "auto":
+        decisive["auto"] = dict(chosen)
     if scorer_digest and name.strategy != "direct":
         decisive["scorer"] = scorer_digest
     artefact = read_lineage(model)

@@ -1,7 +1,7 @@
 """The deployment that embeds texts and searches the index, beside the engine."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,15 @@ from components.spans import Span
 class SearchServer:
     """Holds the embedder and, where there is one, the index at its pinned version."""
 
-    def __init__(self, index: str | None, embedder: str, cache: str | None = None) -> None:
+    def __init__(
+        self, index: str | None, embedder: str, cache: str | None = None, chosen: Mapping[str, Any] | None = None
+    ) -> None:
         """Load what every search needs; what only some modes need is opened when the first request asks for it.
 
         Args:
             cache: where a reranker that the index's exam chose is unpacked.
+            chosen: what mode ``auto`` means, as ``choice`` returns it, so that all replicas mean the same; none: what
+                the exam says when it is first asked for.
         """
         from components.retrieval.embed import Embedder, load_tokenizer
         from components.retrieval.retrieve import RetrieveConfig, Retriever
@@ -25,7 +29,8 @@ class SearchServer:
         self._tokenizer = load_tokenizer(embedder)
         self._index, self._cache = index, Path(cache or ".")
         self._retrievers: dict[str, Any] = {}
-        self._abstention: dict[str, Any] | None = None
+        self._chosen = chosen
+        self._abstention: Mapping[str, Any] | None = None
         if index is None:
             self._embedder: Any = Embedder(embedder)
             self._embed = lambda texts: self._embedder.documents(texts).tolist()
@@ -68,15 +73,24 @@ class SearchServer:
 
     def _opened(self, mode: Mode) -> Any:
         """Return the retriever of a mode; all share the embedder and the opened table."""
-        from components.retrieval import exam, facts
+        from components.retrieval import exam
         from components.retrieval.retrieve import RetrieveConfig, load_reranker
 
         assert self._index is not None, "the ingress asks only a server that has an index"
         if mode != "auto":
             return self._hybrid.with_config(RetrieveConfig(mode=mode))
-        config = exam.chosen_config(self._index)
-        self._abstention = (facts.read(self._index, exam.KIND) or {}).get("abstention")
+        chosen = self._chosen or choice(self._index)
+        config = RetrieveConfig.model_validate(chosen["config"]) if chosen else exam.chosen_config(self._index)
+        self._abstention = chosen.get("abstention") if chosen else None
         return self._hybrid.with_config(config, load_reranker(config, self._cache))
+
+
+def choice(index: str) -> dict[str, Any] | None:
+    """Return what mode ``auto`` means for a version of an index: the exam's ``config`` and ``abstention``, if any."""
+    from components.retrieval import exam, facts
+
+    record = facts.read(index, exam.KIND)
+    return None if record is None else {key: record[key] for key in ("config", "abstention") if key in record}
 
 
 def check_modes(names: Sequence[ServedName], index: str) -> None:

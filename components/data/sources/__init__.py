@@ -1,7 +1,9 @@
 """The menu of corpora: each file lists a corpus's parts on the driver and reads one part on a worker.
 
 A file ``x.py`` holds the config class ``X``, the callable ``x(config) -> list of parts`` (plain data; a
-wrong input is a ``UserError`` here, before anything starts) and ``read(part) -> documents``.
+wrong input is a ``UserError`` here, before anything starts) and ``read(part) -> documents``. A part has
+``doc_id``, what to call it, and perhaps ``holds``: the mark after that name in its documents' ids, or ``any``
+where they have other ones; without it, its document has the same name, or lies in the folder of that name.
 """
 
 from collections.abc import Iterator

@@ -14,6 +14,7 @@ from components.data.sources import SourceConfig, Unreadable
 MAX_ROW_BYTES = 16 << 20
 _ROWS_PER_PART = 500
 _BYTES_PER_PART = 8 << 20
+_HOLDS = "any"  # document: a line's name does not tell which
 
 
 class RowsConfig(SourceConfig):
@@ -80,6 +81,7 @@ class Parts:
         self._rows = 0
         self._open = {
             "doc_id": f"{self.path.name} from line {line}",
+            "holds": _HOLDS,
             "path": str(self.path.resolve()),
             "offset": start,
             "skipped": [],
@@ -91,7 +93,7 @@ class Parts:
     def _refuse(self, wrong: str, line: int) -> None:
         if self.config.wrong_rows == "refuse":
             raise UserError(f"{self.config.path}, line {line}: {wrong}")
-        self.parts.append({"doc_id": f"{self.path.name}, line {line}", "error": wrong})
+        self.parts.append({"doc_id": f"{self.path.name}, line {line}", "holds": _HOLDS, "error": wrong})
 
 
 def existing_file(config: RowsConfig) -> Path:

@@ -45,10 +45,9 @@ def python_docs(config: PythonDocs) -> list[dict[str, Any]]:
     found = sorted((record for record in records if "doc" in record), key=lambda record: record["module"])
     if not found:
         raise UserError(f"the modules {', '.join(config.modules)} have no docstrings: name others in source.modules")
-    parts: list[dict[str, Any]] = [
-        {"doc_id": module, "records": list(group)} for module, group in groupby(found, lambda r: r["module"])
-    ]
-    return parts + [{"doc_id": r["symbol"], "error": r["error"]} for r in records if "error" in r]
+    modules = groupby(found, lambda record: record["module"])
+    parts: list[dict[str, Any]] = [{"doc_id": name, "holds": ".", "records": list(group)} for name, group in modules]
+    return parts + [{"doc_id": r["symbol"], "holds": ".", "error": r["error"]} for r in records if "error" in r]
 
 
 def read(part: dict[str, Any]) -> Iterator[Document]:

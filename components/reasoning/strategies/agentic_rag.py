@@ -39,8 +39,9 @@ async def agentic_rag(
     The question itself is searched for first. After each search the model sees all passages and what was searched
     for, and lists the questions that are open (``parts`` at most, the first one is next), or says that it has enough.
     A list that cannot be read, or that asks for nothing new, leaves the one before it. Passages have one number over
-    all searches, so that a citation means the same wherever it was written; there are at most ``passages`` of them,
-    and each step, and the answer, sees the first of them, as many as have room in its prompt. Each search is a tool call of the budget.
+    all searches, so that a citation means the same wherever it was written; there are at most ``passages`` of them.
+    Each step, and the answer, sees the first of them, as many as have room in its prompt. Each search is a tool call
+    of the budget.
     Searching also ends when another round would leave the answer fewer tokens than ``step_tokens``, or less time than
     a round has taken.
     ``search`` beside the answer tells what was searched for, and what ended it: enough, searches, passages, budget,

@@ -13,7 +13,7 @@ PASSAGES = [
 
 
 def _one(answer, passage_id="a", answerable=True):
-    expected = {"passage_id": passage_id, "answerable": answerable}
+    expected = {"passage_ids": [passage_id, "a copy"], "answerable": answerable}
     return {"question": "What does the queue do?", "answer": answer, "passages": PASSAGES, "expected": expected}
 
 

@@ -49,10 +49,32 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no documents\.jsonl or corpus\.jsonl"):
         read_collection(tmp_path)
     _write(tmp_path / "corpus.jsonl", {"_id": "1", "text": "a"}, {"text": "b"})
-    with pytest.raises(UserError, match="line 2: expected a JSON object with id"):
+    with pytest.raises(UserError, match="line 2: expected id and text, and there is no 'id'"):
+        read_collection(tmp_path)
+    _write(tmp_path / "corpus.jsonl", {"_id": "1", "text": "a"}, {"_id": "1", "text": "b"})
+    with pytest.raises(UserError, match="line 2: the id 1 is that of line 1"):
+        read_collection(tmp_path)
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "1"')
+    with pytest.raises(UserError, match="line 1: expected a JSON object with id and text"):
         read_collection(tmp_path)
     _write(tmp_path / "corpus.jsonl", {"_id": "1", "text": "a"})
     _write(tmp_path / "queries.jsonl", {"_id": "q", "text": "what"})
     _write(tmp_path / "qrels.jsonl", {"query_id": "other", "doc_id": "1", "relevance": 1})
     with pytest.raises(UserError, match="no query has a relevant document"):
+        read_collection(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("grade", "said"),
+    [
+        ({"query-id": "q", "doc_id": "1", "relevance": 1}, "'query_id'"),
+        ({"query_id": "q", "doc_id": "1", "relevance": "1.5"}, "the last a whole number"),
+        (["q", "1", 1], "got list"),
+    ],
+)
+def test_a_judgement_that_cannot_be_read_is_named(tmp_path: Path, grade: dict, said: str) -> None:
+    _write(tmp_path / "documents.jsonl", {"id": "1", "text": "a"})
+    _write(tmp_path / "queries.jsonl", {"id": "q", "text": "what"})
+    _write(tmp_path / "qrels.jsonl", grade)
+    with pytest.raises(UserError, match=rf"qrels\.jsonl, line 1: expected .*{said}"):
         read_collection(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 
 from components.config import UserError
 from components.data.split import split_of
-from components.retrieval.compare import compare, metrics, usual_modes
+from components.retrieval.compare import compare, ids_of, metrics, usual_modes
 from components.retrieval.settings import RetrieveConfig
 
 QUERIES = {str(number): f"question {number}" for number in range(40)}
@@ -17,18 +17,21 @@ FIT = {query for query, text in QUERIES.items() if split_of(text, 0.5, "fit0") =
 class Scripted:
     """Searches by a script: (config, number of the question) → rank of the right document, from 1."""
 
-    def __init__(self, script, config=None):
-        self.script, self.config = script, config
+    def __init__(self, script, config=None, reranker=None):
+        self.script, self.config, self.reranker = script, config, reranker
 
     def with_config(self, config, reranker=None):
-        return Scripted(self.script, config)
+        """As a Retriever does: a reranker is handed in, or that of the same way of searching is kept."""
+        known = self.reranker if self.config and self.config.rerank == config.rerank else None
+        assert config.rerank is None or reranker or known
+        return Scripted(self.script, config, reranker or known)
 
     def search(self, text, k):
         number = text.rpartition(" ")[2]
         place = self.script(self.config, number)
         ids = [f"wrong {n}" for n in range(k)]
         ids.insert(place - 1, f"right {number}")
-        return [SimpleNamespace(doc_id=each) for each in ids[:k]]
+        return [SimpleNamespace(doc_id=each, passage_id=each) for each in ids[:k]]
 
 
 def test_the_best_on_all_is_chosen_and_one_part_says_what_choosing_is_worth() -> None:
@@ -61,8 +64,20 @@ def test_the_weight_is_fitted_on_the_same_part_only() -> None:
     assert found.held_out["weighted"]["mrr@10"]["mean"] == pytest.approx(1 / 6)
 
 
+def test_a_fusion_that_is_reranked_is_fitted_with_its_reranker() -> None:
+    way = RetrieveConfig(fusion="weighted", rerank="some/model")
+    found = compare(Scripted(lambda *_: 1), {"weighted": way}, QUERIES, GRADES, 10, rerankers={"some/model": object()})
+    assert found.configs["weighted"].rerank == "some/model"
+
+
+def test_summaries_take_no_place_in_a_ranking() -> None:
+    ids = ["community:1", "community:2", "a", "b", "a"]
+    assert ids_of([SimpleNamespace(doc_id=each, passage_id=each) for each in ids], "doc_id") == ["a", "b"]
+
+
 def test_every_usual_way_has_figures_that_mlflow_takes() -> None:
-    found = compare(Scripted(lambda *_: 1), usual_modes("some/model"), QUERIES, GRADES, 10)
+    ways = usual_modes("some/model")
+    found = compare(Scripted(lambda *_: 1), ways, QUERIES, GRADES, 10, rerankers={"some/model": object()})
     assert {"text", "dense", "hybrid", "weighted", "hybrid_rerank"} <= set(found.figures)
     names = metrics(found.figures)
     assert names["hybrid/ndcg_at_10"] == 1.0 and "hybrid_mmr/p95_ms" in names

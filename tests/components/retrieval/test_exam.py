@@ -7,49 +7,16 @@ import pytest
 
 from components.config import UserError
 from components.data import search, store
-from components.data.records import PASSAGE, passage_schema
 from components.retrieval import exam, facts
-from components.retrieval.exam import Asked, ExamConfig
+from components.retrieval.exam import ExamConfig
+from components.retrieval.exam_questions import Asked
 from components.retrieval.settings import RetrieveConfig
-
-DIMENSION = 16
-_SUBJECTS = ("queue", "heap", "lock", "socket", "thread", "buffer", "cursor", "parser", "timer", "cache")
-_VERBS = ("Close", "Open", "Copy", "Merge", "Split", "Reset", "Rotate", "Encode", "Validate", "Compress")
-
-
-def _index(uri: str, n: int, table: str = "passages") -> str:
-    """Passages like documentation of functions: each has a purpose and an exception of its own."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(n):
-        subject, verb = _SUBJECTS[number % 10], _VERBS[number // 10 % 10]
-        name = f"{subject}.{verb.lower()}{number}"
-        purpose, reason = f"{verb} the {subject} of kind {_word(number)}.", _word(7 * number)
-        text = f"{name}()\n\n{purpose} Raises Error{number} when it is {reason}."
-        shared = dict.fromkeys(PASSAGE.names, name) | {"corpus": "c", "metadata": '{"kind": "function"}'}
-        own = {"text": text, "group": subject, "start": 0, "end": len(text), "n_tokens": 20}
-        rows.append(shared | own | {"vector": rng.normal(size=DIMENSION)})
-    store.write(uri, table, rows, schema=passage_schema(DIMENSION), key="passage_id")
-    return search.create_fulltext(f"{uri}#{table}", "text")
-
-
-def _word(number: int) -> str:
-    return "".join("bcdfghjklm"[int(digit)] + "a" for digit in str(number))
+from tests.components.retrieval.made_up_index import DIMENSION, make_index
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return _index(str(tmp_path_factory.mktemp("db")), 100)
-
-
-def test_questions_are_of_the_index_and_the_same_for_the_same_seed(index: str) -> None:
-    asked = exam.questions_from(index, 30, seed=1)
-    rows = {row["passage_id"]: row for row in store.read(index)}
-    assert 10 <= len(asked) <= 30
-    for one in asked.values():
-        assert rows[one.passage_id]["doc_id"] == one.doc_id and one.kind in ("what", "which", "detail")
-    assert len({one.question for one in asked.values()}) == len(asked)
-    assert asked == exam.questions_from(index, 30, seed=1) != exam.questions_from(index, 30, seed=2)
+    return make_index(str(tmp_path_factory.mktemp("db")), 100)
 
 
 def test_the_kind_of_index_goes_by_size() -> None:
@@ -59,12 +26,12 @@ def test_the_kind_of_index_goes_by_size() -> None:
 
 def test_an_index_is_measured_against_exact_search(tmp_path: Path) -> None:
     """Random vectors have no cells: of 64, the 16 that are searched hold about a quarter, and more than none."""
-    ref = _index(str(tmp_path), 1500)
+    ref = make_index(str(tmp_path), 1500)
     vectors = np.random.default_rng(1).normal(size=(12, DIMENSION)).tolist()
     assert search.vector_index(ref) is None
     assert exam.against_exact(store.open_table(ref), vectors, 10) == 1.0
     indexed = search.create_vector_index(ref, 64, "ivf_sq")
-    assert "SQ" in str(search.vector_index(indexed)).upper()
+    assert search.vector_index(indexed) == search.FoundIndex("ivf_sq", 0)
     poor = exam.against_exact(store.open_table(indexed), vectors, 10)
     whole = exam.against_exact(store.open_table(search.create_vector_index(ref, 4, "ivf_sq")), vectors, 10)
     assert 0.3 < poor < 0.98 < whole
@@ -88,7 +55,7 @@ class Finds:
     def search(self, question: str, k: int) -> list:
         ids = [f"wrong{n}" for n in range(k)]
         ids.insert(self._place - 1, question)  # in this test a question is its document's name
-        return [type("Hit", (), {"doc_id": each}) for each in ids[:k]]
+        return [type("Hit", (), {"doc_id": each, "passage_id": each}) for each in ids[:k]]
 
 
 def test_a_version_is_compared_with_the_one_in_use_on_documents_of_both(index: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from components.config import UserError
 from components.data import search, store
 from components.data.records import PASSAGE, passage_schema
 from components.retrieval import exercises
-from components.retrieval.exam import Asked
+from components.retrieval.exam_questions import Asked
 from components.retrieval.exercises import AskConfig, Exercise
 from components.retrieval.negatives import NegativesConfig
 from components.retrieval.retrieve import Retriever

@@ -9,6 +9,7 @@ from components.config import UserError
 from components.data import store, versions
 from components.data.sources import list_parts
 from components.data.sources.folder import Folder
+from components.data.sources.jsonl import Jsonl
 from components.retrieval import ingest as ingestion
 from components.retrieval.chunkers.tokens import Tokens
 from components.retrieval.embed import EmbedConfig, Embedder
@@ -94,7 +95,7 @@ def test_another_embedder_makes_new_vectors_of_the_whole_corpus(ingest) -> None:
     files: dict[str, str | bytes] = {"a.txt": PARAGRAPHS[0], "b.txt": PARAGRAPHS[1]}
     ingest(files)
     before = store.pin(ingest.ref)
-    with pytest.raises(UserError, match=r"1 passages have the vectors of another embedder .*\(b.txt\)"):
+    with pytest.raises(UserError, match=r"1 passages have vectors of another embedder, .*\(b.txt\)"):
         ingest(files | {"b.txt": b"\xff"}, embedder="another")
     assert store.pin(ingest.ref) == before  # readers have nothing of it
     done = ingest(files, embedder="another")
@@ -134,10 +135,16 @@ def test_what_its_owner_emptied_is_gone(ingest) -> None:
     assert set(_rows(ingest.ref)) == {PARAGRAPHS[1]}
 
 
-def test_documents_of_a_part_that_failed_have_not_gone() -> None:
-    may_be_there = ingestion._of_what_failed(["sub", "json", "b.txt"])
-    assert all(map(may_be_there, ("sub/a.txt", "sub/deeper/a.txt", "json.dumps", "json", "b.txt")))
-    assert not any(map(may_be_there, ("subway/a.txt", "jsonl.dumps", "a.txt")))
-    for rows in ("rows.jsonl, line 7", "rows.jsonl from line 501"):  # which documents these were, nobody knows
-        assert ingestion._of_what_failed([rows])("a")
-    assert not ingestion._of_what_failed([])("a")
+def test_rows_that_changed_while_they_were_read_are_told_in_a_sentence(
+    tmp_path: Path, minilm: Path, ray_cluster: None
+) -> None:
+    """It is a worker that meets them, and Ray would show its traceback."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "The lighthouse keeper climbs the steps."}\n')
+    parts = list_parts(Jsonl(name="jsonl", path=str(path)))
+    path.write_text('{"words": "The lighthouse keeper climbs the step"}\n')
+    corpus = ingestion.Corpus("docs", "jsonl", "minilm", str(minilm), Tokens(max_tokens=30, overlap=0))
+    with pytest.raises(UserError) as told:
+        ingestion.ingest(str(tmp_path / "db"), "passages", parts, corpus, EmbedConfig(dtype="float32", workers=1))
+    said = str(told.value)
+    assert "no text under the key 'text'" in said and said.endswith("was the file changed since it was checked?")

@@ -12,7 +12,7 @@ from components.data.records import PASSAGE, passage_schema
 from components.models.sources import digest
 from components.retrieval import late
 from components.retrieval.embed import Embedder
-from components.retrieval.exam_steps import prepare
+from components.retrieval.exam_steps import Tried, prepare
 from components.retrieval.late import LateInteraction, compares_tokens
 from components.retrieval.retrieve import RetrieveConfig, Retriever, open_retriever
 from tests.components.retrieval.tiny_embedder import make_tiny_embedder
@@ -155,8 +155,10 @@ def test_it_puts_an_indexs_candidates_in_order_and_is_examined_where_it_was_aske
     ]
     store.write(str(tmp_path), "passages", rows, schema=passage_schema(32), key="passage_id")
     index = search.create_fulltext(f"{tmp_path}#passages", "text")
-    pinned, modes = prepare(index, "none", False, False, late=str(tiny))
-    assert pinned == index and "hybrid_late" not in prepare(index, "none", False, False)[1]
+    modes = prepare(index, Tried(late=str(tiny), rerank="hub/name"), tiny)
+    assert prepare(index, Tried(), tiny) == {}
+    depths = {name: (way.rerank, way.rerank_depth) for name, way in modes.items() if name != "hybrid_late"}
+    assert depths == {f"hybrid_rerank_{depth}": ("hub/name", depth) for depth in (10, 20, 50)}
     way = modes["hybrid_late"].model_copy(update={"rerank_depth": 3})
     found = open_retriever(index, tiny, way, tmp_path).search(QUERY, k=3)
     expected = dict(zip(texts, model.scores(QUERY, [f"t\n{text}" for text in texts]), strict=True))

@@ -111,6 +111,17 @@ def test_a_hierarchical_search_stays_in_the_best_documents(hybrid: Retriever) ->
     assert others.search("ice", where="doc_id = 'nothing'") == []
 
 
+def test_a_condition_that_too_many_documents_meet_is_met_all_the_same(
+    hybrid: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than one condition can list: the best documents are looked at until there are enough, or no more."""
+    monkeypatch.setattr(documents, "_MOST_NAMED", 0)
+    query = "flour and a starter for sourdough bread, and ice"
+    listed = _way(hybrid, mode="hierarchical", documents=1, k=12, where="doc_id != 'bread'").search(query)
+    assert len({hit.doc_id for hit in listed}) == 1 and listed[0].doc_id != "bread"
+    assert _way(hybrid, mode="hierarchical", documents=1, where="doc_id = 'nothing'").search(query) == []
+
+
 def test_a_walk_reaches_what_shares_no_word_with_the_question(hybrid: Retriever) -> None:
     """copytree mentions copy2(); the question names copytree only, and copy2's passages share no word with it."""
     query = "What does the function keep that `shutil.copytree` calls?"
@@ -120,7 +131,9 @@ def test_a_walk_reaches_what_shares_no_word_with_the_question(hybrid: Retriever)
     for hit in _way(hybrid, mode="graph", k=12).search(query):
         scores[hit.doc_id] = max(hit.score, scores.get(hit.doc_id, 0.0))
     assert scores["copy2"] > max(scores.get("bread", 0.0), scores.get("glacier", 0.0))
-    assert {hit.doc_id for hit in _way(hybrid, mode="graph", where="doc_id = 'bread'").search(query)} <= {"bread"}
+    hidden = _way(hybrid, mode="graph", where="doc_id NOT IN ('copytree', 'copy2')", k=1, candidates=1)
+    (only,) = hidden.search(query)  # what is hidden makes room for what comes after
+    assert only.doc_id not in ("copytree", "copy2")
 
 
 def test_expansion_brings_what_the_query_does_not_say(hybrid: Retriever) -> None:

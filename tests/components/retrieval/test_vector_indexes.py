@@ -1,0 +1,69 @@
+"""A table's vector index: shown to readers when it passed, taken back when not, renewed where it no longer fits."""
+
+from pathlib import Path
+
+import pytest
+
+from components.data import search, store, versions
+from components.retrieval.vector_indexes import renewed
+from tests.components.retrieval.made_up_index import make_index
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    """A table of 400 passages that readers have, without a version."""
+    make_index(str(tmp_path), 400)
+    return versions.publish(str(tmp_path), "passages", "c").partition("@")[0]
+
+
+@pytest.mark.parametrize("kind", ["ivf_flat", "ivf_sq", "ivf_rq", "hnsw_sq"])
+def test_an_index_is_shown_when_it_has_passed_and_then_left_alone(table: str, kind: str) -> None:
+    before = store.pin(table)
+    with renewed(table, kind) as trial:
+        assert store.pin(table) == before == trial.before != trial.index
+        trial.passed = True
+    assert store.pin(table) == trial.index
+    assert search.vector_index(table) == search.FoundIndex(kind, 0)
+    with renewed(table, kind) as again:
+        assert again.index == again.before == trial.index
+    assert store.pin(table) == trial.index
+
+
+def test_one_that_failed_is_taken_back_also_from_what_comes_next(table: str) -> None:
+    with renewed(table, "ivf_sq") as trial:
+        trial.passed = True
+    with renewed(table, "ivf_flat"):
+        pass
+    assert search.vector_index(table) == search.FoundIndex("ivf_sq", 0)
+    with pytest.raises(RuntimeError, match="in the middle"), renewed(table, "ivf_flat"):
+        raise RuntimeError("in the middle")
+    uri, name, version = store.parse_ref(store.pin(table))
+    assert search.vector_index(table) == search.FoundIndex("ivf_sq", 0)
+    assert store.open_table(store.make_ref(uri, name)).version == version, "the latest version is what readers have"
+    with renewed(table, "none") as trial:
+        trial.passed = True
+    assert search.vector_index(table) is None
+
+
+def test_one_that_lacks_many_rows_is_made_anew(table: str) -> None:
+    uri, name, _ = store.parse_ref(table)
+    with renewed(table, "ivf_flat") as trial:
+        trial.passed = True
+    rows = [row | {"passage_id": f"new {row['passage_id']}"} for row in store.read(table)[:60]]
+    store.write(uri, name, rows, schema=store.open_table(table).schema, key="passage_id")
+    versions.publish(uri, name, "c")
+    assert search.vector_index(table) == search.FoundIndex("ivf_flat", 60)  # of 460: more than a tenth
+    with renewed(table, "ivf_flat") as trial:
+        assert trial.index != trial.before
+        trial.passed = True
+    assert search.vector_index(table) == search.FoundIndex("ivf_flat", 0)
+
+
+def test_an_older_version_is_examined_as_it_is(table: str) -> None:
+    uri, name, _ = store.parse_ref(table)
+    older = store.pin(table)
+    store.delete(uri, name, "passage_id", [store.read(table)[0]["passage_id"]])
+    with renewed(older, "ivf_flat") as trial:
+        assert trial.index == trial.before == older
+    assert search.vector_index(older) is None
+    assert store.count(older) == 400

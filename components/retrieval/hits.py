@@ -7,6 +7,7 @@ from components.retrieval.fusion import reciprocal_rank_fusion, weighted_fusion
 from components.retrieval.settings import RetrieveConfig
 
 KEPT = ("passage_id", "corpus", "doc_id", "text", "title", "source", "group", "symbol", "start", "end")
+PLACE = ("section", "page", "date")  # what older tables may lack
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Hit:
     score: float  # of the last stage that put them in order: cosine, BM25, fused, share of a walk, or reranked
     similarity: float | None  # cosine in [-1, 1], where the vectors were searched and brought it
     bm25: float | None  # where the words were searched and brought it
+    section: str | None = None  # headings above it
+    page: str | None = None
+    date: str | None = None
 
 
 def fused(
@@ -62,4 +66,5 @@ def _best_scores(side: list[tuple[list[dict[str, Any]], float]]) -> dict[str, fl
 
 def as_hit(row: dict[str, Any], score: float, similarity: float | None = None, bm25: float | None = None) -> Hit:
     """Return a table's row as a hit."""
-    return Hit(**{name: row[name] for name in KEPT}, score=score, similarity=similarity, bm25=bm25)
+    place = {name: row.get(name) for name in PLACE}
+    return Hit(**{name: row[name] for name in KEPT}, score=score, similarity=similarity, bm25=bm25, **place)

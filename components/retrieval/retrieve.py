@@ -13,7 +13,7 @@ from components.retrieval import communities, documents, graph
 from components.retrieval.diversify import maximal_marginal_relevance
 from components.retrieval.embed import Embedder
 from components.retrieval.expand import expand
-from components.retrieval.hits import KEPT, Hit, as_hit, fused
+from components.retrieval.hits import KEPT, PLACE, Hit, as_hit, fused
 from components.retrieval.rerank import as_read
 from components.retrieval.settings import Mode, RetrieveConfig
 from components.retrieval.transforms import Generate, Probe, Tools, transformed
@@ -213,7 +213,8 @@ class Retriever:
     def _walked(self, query: str, hits: list[Hit], rows: Rows, n: int, where: str | None) -> list[Hit]:
         """Return the hits of a walk over the graph that starts at the query's names and at the best ``hits``."""
         seeds = {hit.passage_id: 1.0 / rank for rank, hit in enumerate(hits, 1)}
-        columns = [*KEPT, "vector"] if self.config.novelty else list(KEPT)
+        columns = [*KEPT, *(name for name in PLACE if name in self._table.schema.names)]
+        columns += ["vector"] if self.config.novelty else []
         known = {hit.passage_id: hit for hit in hits}
         ranked = self._parts["graph"].rank(query, seeds, None if where else n)
         walked: list[Hit] = []

@@ -111,6 +111,7 @@ def test_what_a_search_has_already_or_cannot_use_is_refused() -> None:
         (RetrieveConfig(rerank="/some/folder"), "cross_encoder", r"retrieve\.rerank: .* leave it out"),
         (RetrieveConfig(query_adapter="/some/folder"), "adapter", r"retrieve\.query_adapter: .* leave it out"),
         (RetrieveConfig(mode="text"), "adapter", r"retrieve\.mode=text searches no vectors"),
+        (RetrieveConfig(mode="communities"), "cross_encoder", r"retrieve\.mode=communities finds summaries"),
     ):
         with pytest.raises(UserError, match=says):
             practice.check(retrieve, kind)

@@ -18,9 +18,9 @@ from components.models import sources
 from components.progress import progress
 from components.retrieval import facts
 from components.retrieval.fusion import reciprocal_rank_fusion
+from components.retrieval.generator import Generate
 from components.retrieval.graph import COLUMNS, Graph, Named, names_in
 from components.retrieval.summaries import Summaries, summary
-from components.retrieval.transforms import Generate
 
 if TYPE_CHECKING:
     import networkx

@@ -1,9 +1,11 @@
 """A language model behind an OpenAI-compatible endpoint, for the query transforms that ask one."""
 
 import os
+from collections.abc import Callable
 
 from components.config import Config, Field, UserError
-from components.retrieval.transforms import Generate
+
+Generate = Callable[[str], str]  # from an instruction to what a language model answers
 
 
 class LanguageModel(Config):

@@ -13,10 +13,11 @@ from components.retrieval import communities, documents, graph
 from components.retrieval.diversify import maximal_marginal_relevance
 from components.retrieval.embed import Embedder
 from components.retrieval.expand import expand
+from components.retrieval.generator import Generate, generator
 from components.retrieval.hits import KEPT, PLACE, Hit, as_hit, fused
 from components.retrieval.rerank import as_read
 from components.retrieval.settings import Mode, RetrieveConfig
-from components.retrieval.transforms import Generate, Probe, Tools, transformed
+from components.retrieval.transforms import ModelTransformConfig, Probe, Tools, transformed
 from components.spans import Span, step
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Retriever:
         """Open the index, and load the embedder unless only words are searched.
 
         Args:
-            generate: language model for the transforms that ask one.
+            generate: language model for the transforms that ask one and name none.
 
         Raises:
             UserError: the index is missing or empty, has no full text where words are searched, no documents, graph
@@ -137,6 +138,8 @@ class Retriever:
         if config.rerank and reranker is None:
             raise UserError(f"the reranker {config.rerank} is not loaded: open the retriever with open_retriever")
         self._reranker = reranker
+        if isinstance(config.transform, ModelTransformConfig) and config.transform.language_model:
+            self._generate = generator(config.transform.language_model)
         self._adapter = self._opened_adapter(config.query_adapter) if config.query_adapter else None
         if config.mode == "hierarchical" and "documents" not in self._parts:
             self._parts["documents"] = store.open_table(documents.table_of(self.index))

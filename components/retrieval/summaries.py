@@ -8,9 +8,8 @@ from pydantic import model_validator
 
 from components.config import Config, Field, UserError
 from components.data.sentences import clip, sentences
-from components.retrieval.generator import LanguageModel
+from components.retrieval.generator import Generate, LanguageModel
 from components.retrieval.guard import guarded
-from components.retrieval.transforms import Generate
 
 _END = re.compile(r"(?<=[.!?])\s+")
 _REQUEST = (

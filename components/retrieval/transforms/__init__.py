@@ -11,9 +11,9 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from components.config import Config, Field, Menu, UserError
 from components.data import menu
+from components.retrieval.generator import Generate, LanguageModel
 
 _FOLDER = "components.retrieval.transforms"
-Generate = Callable[[str], str]  # from an instruction to what a language model answers
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ class TransformConfig(Config):
     name: str = Field(description="which file of components/retrieval/transforms makes the probes")
 
 
+class ModelTransformConfig(TransformConfig):
+    """What every transform's config has that asks a language model."""
+
+    language_model: LanguageModel | None = Field(None, description="what is asked; none: what the workflow names")
+
+
 Transform = Annotated[
     SerializeAsAny[TransformConfig],
     BeforeValidator(lambda values: menu.chosen(_FOLDER, values, "transform")),
@@ -56,7 +62,8 @@ def ask(tools: Tools, transform: str, instruction: str) -> str:
     """Return what the language model answers. Raises UserError where there is none."""
     if tools.generate is None:
         raise UserError(
-            f"the transform '{transform}' asks a language model, and none was given: choose expansion or none"
+            f"the transform '{transform}' asks a language model, and none was given: name its "
+            "language_model, or choose expansion or none"
         )
     return tools.generate(instruction)
 

@@ -3,10 +3,10 @@
 from typing import Literal
 
 from components.config import Field
-from components.retrieval.transforms import Probe, Tools, TransformConfig, ask, lines
+from components.retrieval.transforms import ModelTransformConfig, Probe, Tools, ask, lines
 
 
-class Decomposition(TransformConfig):
+class Decomposition(ModelTransformConfig):
     """Sub-questions by a language model."""
 
     name: Literal["decomposition"]

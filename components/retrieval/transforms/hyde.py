@@ -3,10 +3,10 @@
 from typing import Literal
 
 from components.config import Field
-from components.retrieval.transforms import Probe, Tools, TransformConfig, ask
+from components.retrieval.transforms import ModelTransformConfig, Probe, Tools, ask
 
 
-class Hyde(TransformConfig):
+class Hyde(ModelTransformConfig):
     """A hypothetical answer by a language model."""
 
     name: Literal["hyde"]

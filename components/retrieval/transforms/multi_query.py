@@ -3,10 +3,10 @@
 from typing import Literal
 
 from components.config import Field
-from components.retrieval.transforms import Probe, Tools, TransformConfig, ask, lines
+from components.retrieval.transforms import ModelTransformConfig, Probe, Tools, ask, lines
 
 
-class MultiQuery(TransformConfig):
+class MultiQuery(ModelTransformConfig):
     """Wordings by a language model."""
 
     name: Literal["multi_query"]

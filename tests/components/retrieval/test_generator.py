@@ -3,13 +3,16 @@
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from components.config import UserError
 from components.retrieval.generator import LanguageModel, generator
+from components.retrieval.retrieve import RetrieveConfig, Retriever
 from components.retrieval.transforms import Tools, transformed
 from components.retrieval.transforms.multi_query import MultiQuery
+from tests.components.retrieval.made_up_index import make_index
 
 
 @pytest.fixture
@@ -47,6 +50,16 @@ def test_a_transform_asks_the_endpoint(endpoint) -> None:
     ((path, body),) = asked
     assert path == "/v1/chat/completions" and body["temperature"] == 0 and body["max_tokens"] == 7
     assert body["messages"][0]["content"].endswith("Question: How hot is it?")
+
+
+def test_a_search_asks_the_model_that_its_transform_names(endpoint, tmp_path: Path) -> None:
+    """So does a served name whose exam chose such a search: nothing else says which model is meant."""
+    url, asked = endpoint
+    transform = {"name": "multi_query", "language_model": {"url": url, "model": "own"}}
+    way = RetrieveConfig.model_validate({"mode": "text", "transform": transform})
+    again = RetrieveConfig.model_validate(way.model_dump(mode="json"))  # as an exam keeps it
+    found = Retriever(make_index(str(tmp_path), 10), tmp_path, again).search("How hot is the queue?")
+    assert found and [body["model"] for _, body in asked] == ["own"]
 
 
 def test_silence_and_a_missing_key_are_said(monkeypatch: pytest.MonkeyPatch) -> None:

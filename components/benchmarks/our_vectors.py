@@ -36,10 +36,11 @@ def main(path: str) -> None:
     kind = exam.index_for(spec["vectors"]) or "ivf_flat"
     table = store.open_table(search.create_vector_index(ref, exam.cells_for(spec["vectors"]), kind))
     ended_s = time.monotonic()
+    refine = search.refinement(table)
     found, seconds = [], []
     for query_D in exact.queries_QD:
         asked_s = time.monotonic()
-        rows = search.search_vector(table, query_D.tolist(), spec["k"], approximate=True)
+        rows = search.search_vector(table, query_D.tolist(), spec["k"], refine=refine)
         seconds.append(time.monotonic() - asked_s)
         found.append({row["place"] for row in rows})
     recall = sum(len(own & true) for own, true in zip(found, exact.nearest(), strict=True)) / (spec["k"] * len(found))

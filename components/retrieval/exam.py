@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KIND = "exam"
 _EXACT_BELOW = 50_000  # passages that exact search is quick enough for
-_RANDOM_ROTATION_FROM = 1_000_000  # from here on a byte for each number is too much memory
+_BITS_FROM = 10_000_000  # from here on a byte for each number is much memory: 4 GB of 384 numbers
 _PASSAGES_A_CELL = 4096
 
 
@@ -45,7 +45,7 @@ def index_for(passages: int) -> search.VectorIndex | None:
     """Return the kind of vector index for so many passages; None: exact search is quick enough."""
     if passages < _EXACT_BELOW:
         return None
-    return "ivf_sq" if passages < _RANDOM_ROTATION_FROM else "ivf_rq"
+    return "ivf_sq" if passages < _BITS_FROM else "ivf_rq"
 
 
 def cells_for(passages: int) -> int:
@@ -59,10 +59,10 @@ def cells_for(passages: int) -> int:
 
 def against_exact(table: Any, vectors: Sequence[Sequence[float]], k: int) -> float:
     """Return the share of the ``k`` nearest passages by exact search that the table's vector index finds, too."""
-    shares = []
+    shares, refine = [], search.refinement(table)
     for vector in vectors:
         exact = {row["passage_id"] for row in search.search_vector(table, vector, k)}
-        found = {row["passage_id"] for row in search.search_vector(table, vector, k, approximate=True)}
+        found = {row["passage_id"] for row in search.search_vector(table, vector, k, refine=refine)}
         shares.append(len(exact & found) / max(len(exact), 1))
     return sum(shares) / len(shares)
 

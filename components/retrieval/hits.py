@@ -66,5 +66,5 @@ def _best_scores(side: list[tuple[list[dict[str, Any]], float]]) -> dict[str, fl
 
 def as_hit(row: dict[str, Any], score: float, similarity: float | None = None, bm25: float | None = None) -> Hit:
     """Return a table's row as a hit."""
-    place = {name: row.get(name) for name in PLACE}
+    place: dict[str, Any] = {name: row.get(name) for name in PLACE}
     return Hit(**{name: row[name] for name in KEPT}, score=score, similarity=similarity, bm25=bm25, **place)

@@ -52,6 +52,7 @@ class Retriever:
         self.config = config
         self.index = store.pin(index_ref)
         self._table = store.open_table(self.index)
+        self._refine = search.refinement(self._table)
         self._generate = generate
         sample = self._table.head(1).to_pylist()
         if not sample:
@@ -207,7 +208,7 @@ class Retriever:
         assert self._embedder is not None and probe.meaning is not None
         found = self._embedder.documents([probe.meaning])[0] if probe.as_document else self._meaning(probe.meaning)
         return search.search_vector(
-            self._table, found.tolist(), n, where, approximate=True, with_vectors=self.config.novelty > 0
+            self._table, found.tolist(), n, where, refine=self._refine, with_vectors=self.config.novelty > 0
         )
 
     def _text(self, words: str, n: int, where: str | None) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_kind_of_index_goes_by_size() -> None:
-    assert [exam.index_for(n) for n in (10, 49_999, 50_000, 1_000_000)] == [None, None, "ivf_sq", "ivf_rq"]
+    assert [exam.index_for(n) for n in (10, 49_999, 50_000, 10_000_000)] == [None, None, "ivf_sq", "ivf_rq"]
     assert [exam.cells_for(n) for n in (10, 50_000, 1_000_000)] == [1, 12, 244]
 
 
@@ -35,6 +35,18 @@ def test_an_index_is_measured_against_exact_search(tmp_path: Path) -> None:
     poor = exam.against_exact(store.open_table(indexed), vectors, 10)
     whole = exam.against_exact(store.open_table(search.create_vector_index(ref, 4, "ivf_sq")), vectors, 10)
     assert 0.3 < poor < 0.98 < whole
+
+
+def test_an_index_of_bits_is_refined_more(tmp_path: Path) -> None:
+    """A bit for each of 16 numbers says little: without the vectors themselves few of the nearest would be found."""
+    ref = make_index(str(tmp_path), 1500)
+    vectors = np.random.default_rng(1).normal(size=(12, DIMENSION)).tolist()
+    table = store.open_table(search.create_vector_index(ref, 1, "ivf_rq"))
+    assert search.refinement(table) == 50 and search.refinement(store.open_table(ref)) == 10
+    exact = [{row["passage_id"] for row in search.search_vector(table, vector, 10)} for vector in vectors]
+    coarse = [{row["passage_id"] for row in search.search_vector(table, vector, 10, refine=1)} for vector in vectors]
+    plain = sum(len(own & true) for own, true in zip(coarse, exact, strict=True)) / 120
+    assert plain < 0.8 < 0.95 < exam.against_exact(table, vectors, 10)
 
 
 def test_a_poor_index_and_a_drop_fail_with_their_figures() -> None:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,9 @@ class Ingested:
     tokens: int = 0
     deleted: int = 0
     seconds: float = 0.0
-    blocks: list[tuple[int, float]] = field(default_factory=list)  # new rows of each, and seconds since the one before
+    blocks: list[tuple[int, float]] = field(
+        default_factory=list
+    )  # rows embedded in each, and seconds since the one before
     failures: list[dict[str, str]] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
@@ -74,7 +77,7 @@ def ingest(uri: str, table: str, parts: list[dict[str, Any]], corpus: Corpus, em
     done, writer = Ingested(), _Writer(uri, table, None if is_there else corpus.name)
     reading = Reading(parts)
     finished: set[int] = set()
-    last = started
+    stamps = [(time.time(), 0)]
     for batch in _stream(parts, corpus, embed, {key: facts for key, (_, facts) in known.items() if facts}):
         states = batch.column("state").to_pylist()
         finished.update(batch.column("part").to_pylist())
@@ -89,8 +92,7 @@ def ingest(uri: str, table: str, parts: list[dict[str, Any]], corpus: Corpus, em
             writer.add(by_state["new"])
             done.embedded += by_state["new"].num_rows
             done.tokens += sum(by_state["new"].column("n_tokens").to_pylist())
-            done.blocks.append((by_state["new"].num_rows, (now := time.monotonic()) - last))
-            last = now
+            stamps.append((max(by_state["new"].column("embedded_s").to_pylist()), by_state["new"].num_rows))
         progress(len(finished), len(parts), "parts")
     if len(done.failures) == len(parts):
         first = done.failures[0]
@@ -99,6 +101,7 @@ def ingest(uri: str, table: str, parts: list[dict[str, Any]], corpus: Corpus, em
             f"the first is {first['doc_id']}: {first['reason']}"
         )
     writer.flush()
+    done.blocks = [(rows, after - before) for (before, _), (after, rows) in pairwise(sorted(stamps))]
     gone, left = reading.divided({key: doc_id for key, (doc_id, _) in known.items()})
     if foreign := [key for key in left if not known[key][1]]:
         raise UserError(

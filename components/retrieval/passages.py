@@ -3,6 +3,7 @@
 import bisect
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ ROW = pa.schema(
         ("state", pa.string()),  # new | moved (text known, description not) | same | failed | gone
         ("input", pa.string()),  # what is embedded
         ("input_tokens", pa.int64()),
+        ("embedded_s", pa.float64()),  # when, in seconds since 1970: rows may reach the driver later, and all at once
         ("error", pa.string()),
     ]
 )
@@ -210,7 +212,10 @@ class EmbedNew:
         lengths = new.column("input_tokens").to_pylist()
         vectors = iter(self._model().documents(new.column("input").to_pylist(), lengths))
         column = pa.array([next(vectors) if new else None for new in is_new], type=pa.list_(pa.float32()))
-        for name, values in (("vector", column), ("input", pa.nulls(batch.num_rows, pa.string()))):
+        now = time.time()
+        stamps = pa.array([now if new else None for new in is_new], type=pa.float64())
+        inputs = pa.nulls(batch.num_rows, pa.string())
+        for name, values in (("vector", column), ("input", inputs), ("embedded_s", stamps)):
             batch = batch.set_column(batch.schema.get_field_index(name), name, values)
         return batch
 

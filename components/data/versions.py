@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _UPDATING = "updating-"
+_RESTORED = "restored"  # the version that holds what the complete one does, after an update was taken back
 logger = logging.getLogger(__name__)
 
 
@@ -62,6 +63,29 @@ def begin(uri: str, name: str, owner: str, schema: "pa.Schema | None" = None) ->
     if own not in tags:
         table.tags.create(own, table.version)
     return True
+
+
+def is_latest(ref: str) -> bool:
+    """Return whether the reference pins what readers have, and nobody has changed the table since, in whole or half."""
+    uri, name, version = store.parse_ref(store.pin(ref))
+    table = store.open_table(store.make_ref(uri, name))
+    tags = {tag: int(found["version"]) for tag, found in table.tags.list().items()}
+    if any(tag.startswith(_UPDATING) for tag in tags):
+        return False
+    complete = tags.get(store.COMPLETE, table.version)
+    return version == complete and table.version in (complete, tags.get(_RESTORED))
+
+
+def take_back(uri: str, name: str, owner: str) -> None:
+    """Leave the table as readers have it, if its owner's update is under way."""
+    if not store.exists(store.make_ref(uri, name)):
+        return
+    table = store.open_table(store.make_ref(uri, name))
+    tags = table.tags.list()
+    if _tag_of(owner) in tags:
+        table.restore(int(tags[store.COMPLETE]["version"]))
+        store.move_tag(store.make_ref(uri, name, table.version), _RESTORED)
+        table.tags.delete(_tag_of(owner))
 
 
 def widen(uri: str, name: str, schema: "pa.Schema") -> None:

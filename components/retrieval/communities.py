@@ -160,7 +160,10 @@ def nearest(
         table: the opened table of summaries, and
         passages: that of the index, which ``where`` is about.
     """
-    depth = n if where is None else max(n, _CANDIDATES)
+    depth, met = n, set[str]()
+    if where is not None:
+        depth = max(n, _CANDIDATES)
+        met = {row["passage_id"] for row in store.rows(passages, ["passage_id"], where)}
     while True:
         sides = [
             search.search_vector(table, vector.tolist(), depth, with_vectors=with_vectors),
@@ -169,20 +172,10 @@ def nearest(
         rows = {row["passage_id"]: row for side in sides for row in side}
         ranked = reciprocal_rank_fusion([[row["passage_id"] for row in side] for side in sides])
         found = [{**rows[key], "score": score} for key, score in ranked]
-        shown = found if where is None else _open(found, passages, where)
+        shown = found if where is None else [row for row in found if met.issuperset(row["members"])]
         if len(shown) >= n or max(map(len, sides)) < depth:  # enough, or all there are
             return shown[:n]
         depth *= _DEEPER
-
-
-def _open(found: Sequence[dict[str, Any]], passages: Any, where: str) -> list[dict[str, Any]]:
-    """Return those of which every passage meets ``where``."""
-    wanted = sorted({member for row in found for member in row["members"]})
-    if not wanted:
-        return []
-    condition = f"{store.one_of('passage_id', wanted)} AND ({where})"
-    met = {row["passage_id"] for row in store.rows(passages, ["passage_id"], condition)}
-    return [row for row in found if met.issuperset(row["members"])]
 
 
 def _groups(net: "networkx.Graph") -> list[set[int]]:

@@ -151,7 +151,7 @@ def failures(record: Mapping[str, Any], drop: Mapping[str, float] | None, config
     if record["recall_of_exact"] < config.min_recall:
         reasons.append(
             f"its {record['vector_index']} index finds {record['recall_of_exact']:.3f} of what exact search finds "
-            f"(at least {config.min_recall} is asked for)"
+            f"(at least {config.min_recall} is asked for): name another vector_index, or none"
         )
     if drop is not None and drop["mean"] > config.max_drop:
         reasons.append(

@@ -68,7 +68,8 @@ def examine(
         UserError: the corpus cannot be asked about, or the embedder is not the index's.
     """
     retriever = Retriever(index, embedder, RetrieveConfig())
-    rerankers = {way.rerank: load_reranker(way, cache) for way in (config.modes or {}).values() if way.rerank}
+    reranked = {way.rerank: way for way in (config.modes or {}).values() if way.rerank}
+    rerankers = {name: load_reranker(way, cache) for name, way in reranked.items()}
     record, compared = exam.sit(retriever, config, rerankers, seed)
     best = RetrieveConfig.model_validate(record["config"])
     before = store.tagged(index, tag)
@@ -89,8 +90,10 @@ def _in_use(index: str, embedder: Path, cache: Path) -> Retriever:
     """
     record = facts.read(index, exam.KIND) or {}
     way = RetrieveConfig.model_validate(record["config"]) if record else RetrieveConfig()
+    (sample,) = store.open_table(index).head(1).to_pylist() or [{"embedder": None}]
     try:
-        own = sources.resolve(record["embedder"], cache) if "embedder" in record else embedder
+        is_same = sample["embedder"] == sources.digest(embedder) or "embedder" not in record
+        own = embedder if is_same else sources.resolve(record["embedder"], cache)
         return Retriever(index, own, RetrieveConfig()).with_config(way, load_reranker(way, cache))
     except UserError as error:
         raise UserError(f"{index}, which has the tag, cannot be compared with: {error}; or give another tag") from error

@@ -77,7 +77,7 @@ def ingest(uri: str, table: str, parts: list[dict[str, Any]], corpus: Corpus, em
     done, writer = Ingested(), _Writer(uri, table, None if is_there else corpus.name)
     reading = Reading(parts)
     finished: set[int] = set()
-    stamps = [(time.time(), 0)]
+    began, stamps = time.time(), list[tuple[float, int]]()
     for batch in _stream(parts, corpus, embed, {key: facts for key, (_, facts) in known.items() if facts}):
         states = batch.column("state").to_pylist()
         finished.update(batch.column("part").to_pylist())
@@ -101,7 +101,10 @@ def ingest(uri: str, table: str, parts: list[dict[str, Any]], corpus: Corpus, em
             f"the first is {first['doc_id']}: {first['reason']}"
         )
     writer.flush()
-    done.blocks = [(rows, after - before) for (before, _), (after, rows) in pairwise(sorted(stamps))]
+    ends = sorted(stamps)  # by the workers' clocks
+    if ends:
+        start = (min(began, ends[0][0]), 0)
+        done.blocks = [(rows, after - before) for (before, _), (after, rows) in pairwise([start, *ends])]
     gone, left = reading.divided({key: doc_id for key, (doc_id, _) in known.items()})
     if foreign := [key for key in left if not known[key][1]]:
         raise UserError(

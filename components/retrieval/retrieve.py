@@ -217,25 +217,22 @@ class Retriever:
     def _walked(self, query: str, hits: list[Hit], rows: Rows, n: int, where: str | None) -> list[Hit]:
         """Return the hits of a walk over the graph that starts at the query's names and at the best ``hits``."""
         seeds = {hit.passage_id: 1.0 / rank for rank, hit in enumerate(hits, 1)}
-        columns = [*KEPT, *(name for name in PLACE if name in self._table.schema.names)]
-        columns += ["vector"] if self.config.novelty else []
-        known = {hit.passage_id: hit for hit in hits}
         ranked = self._parts["graph"].rank(query, seeds, None if where else n)
-        walked: list[Hit] = []
-        for first in range(0, len(ranked), n):  # what ``where`` hides makes room for what comes after
-            shares = dict(ranked[first : first + n])
-            missing = [key for key in shares if key not in rows]
-            if missing:
-                condition = store.one_of("passage_id", missing) + (f" AND ({where})" if where else "")
-                rows |= {row["passage_id"]: row for row in store.rows(self._table, columns, condition)}
-            walked += [
-                replace(known[key], score=share) if key in known else as_hit(rows[key], share)
-                for key, share in shares.items()
-                if key in rows
-            ]
-            if len(walked) >= n:
-                break
-        return walked[:n]
+        if where:  # what it hides makes room for what comes after
+            shown = {row["passage_id"] for row in store.rows(self._table, ["passage_id"], where)}
+            ranked = [(key, share) for key, share in ranked if key in shown][:n]
+        missing = [key for key, _ in ranked if key not in rows]
+        if missing:
+            columns = [*KEPT, *(name for name in PLACE if name in self._table.schema.names)]
+            columns += ["vector"] if self.config.novelty else []
+            found = store.rows(self._table, columns, store.one_of("passage_id", missing))
+            rows |= {row["passage_id"]: row for row in found}
+        known = {hit.passage_id: hit for hit in hits}
+        return [
+            replace(known[key], score=share) if key in known else as_hit(rows[key], share)
+            for key, share in ranked
+            if key in rows
+        ]
 
     def _summed_up(self, query: str, hits: list[Hit], rows: Rows, where: str | None) -> list[Hit]:
         """Return the hits behind the summaries that fit the query; none of these scores less than the best hit."""

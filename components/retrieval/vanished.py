@@ -1,6 +1,7 @@
 """What has gone from a corpus since it was indexed, as far as one reading of it can tell."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,22 +38,22 @@ class Reading:
 
     def divided(self, known: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """Return the passages of ``known`` (passage_id → doc_id) that have gone, and those that may be there yet."""
+        unread = [self.parts[number] for number in self._unread]
+        anything = any(part.get("holds") == "any" for part in unread)
+        names = {part["doc_id"] for part in unread}
+        above = tuple(f"{part['doc_id']}{part.get('holds', '/')}" for part in unread)
+
+        @functools.cache
+        def may_hold(doc_id: str) -> bool:
+            """Return whether a document may be in a part that could not be read."""
+            own = self._part_of.get(doc_id)
+            if own is not None and own not in self._unread:  # it was read, to its end
+                return False
+            return anything or doc_id in names or doc_id.startswith(above)
+
         gone: list[str] = []
         left: list[str] = []
         for passage_id, doc_id in known.items():
             if passage_id not in self._passages:
-                (left if self._may_hold(doc_id) else gone).append(passage_id)
+                (left if may_hold(doc_id) else gone).append(passage_id)
         return gone, left
-
-    def _may_hold(self, doc_id: str) -> bool:
-        """Return whether a document may be in a part that could not be read."""
-        own = self._part_of.get(doc_id)
-        if own is not None and own not in self._unread:  # it was read, to its end
-            return False
-        return any(self._names(doc_id))
-
-    def _names(self, doc_id: str) -> Iterator[bool]:
-        for number in self._unread:
-            part = self.parts[number]
-            name, holds = part["doc_id"], part.get("holds", "/")
-            yield holds == "any" or doc_id == name or doc_id.startswith(f"{name}{holds}")

@@ -6,7 +6,7 @@ Imported inside functions only, as importing it costs seconds.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 
 from components.serving.settings import EngineOptions
+from components.serving.turns import Turns
 
 ENGINE = "engine"  # the engine's own model id, which clients do not see
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class Engine(LLMServer):
             bind_threads(threads)
         self._running, self._started, self._cancelled = 0, 0, 0
         self._attaching, self._attached = asyncio.Lock(), set[str]()
+        self._turns = Turns()
+        self._scores_alone = needs_turns(llm_config.engine_kwargs)
         await super().__init__(llm_config)
         await self._warm_up()
         for adapter in adapters:
@@ -63,13 +66,14 @@ class Engine(LLMServer):
         self._running += 1
         self._started += 1
         finished, left = False, False
+        run: Any = self.chat if kind == "chat" else self.completions
         try:
-            run: Any = self.chat if kind == "chat" else self.completions
-            async for item in await run(request):
-                plain = _plain(item)
-                # vLLM turns the cancellation of a request that does not stream into an error like others.
-                left = plain.get("error", {}).get("message") == "Client disconnected"
-                yield plain
+            async with self._turns.taken(alone=self._scores_alone and scores_prompt(body)):
+                async for item in await run(request):
+                    plain = _plain(item)
+                    # vLLM turns the cancellation of a request that does not stream into an error like others.
+                    left = plain.get("error", {}).get("message") == "Client disconnected"
+                    yield plain
             finished = not left
         finally:
             self._running -= 1
@@ -110,6 +114,21 @@ class Engine(LLMServer):
                 if "error" in part:
                     raise RuntimeError(f"the engine does not answer: {part['error']['message']}")
         self._started = 0
+
+
+def needs_turns(engine_kwargs: Mapping[str, Any]) -> bool:
+    """Return whether requests that score their prompt must be alone in the engine.
+
+    On a CPU, vLLM 0.32 computes the adapters' share of the logits of all of a prompt's places as if they were those of
+    the requests in the batch: with two of these the shapes do not fit, and the engine dies.
+    """
+    return bool(engine_kwargs.get("enable_lora")) and bool(os.environ.get("VLLM_CPU_KVCACHE_SPACE"))
+
+
+def scores_prompt(body: Mapping[str, Any]) -> bool:
+    """Return whether a request asks for the log-probabilities of its prompt."""
+    asked = body.get("logprobs") is not None and body.get("echo")
+    return bool(asked) or body.get("prompt_logprobs") is not None
 
 
 def bind_threads(threads: int | None) -> None:

@@ -416,9 +416,10 @@ def test_the_engine_says_how_likely_an_answer_is_as_the_model_by_itself_does(url
     asked = [{"role": "user", "content": "Which function deletes a file?"}]
     prompt = template.prompt_ids(asked)
     answers = [template.completion_ids(asked, text) for text in ("a", "I", "Z")]  # of two tokens: one amiss would show
-    found = client.mean_logprobs(url, None, "docs", [(prompt, answer) for answer in answers], users=2)
+    sides = [(prompt, answer) for answer in answers]
+    found = client.mean_logprobs(url, None, "docs", sides * 8, users=2)  # an engine with adapters may not mix them
     (expected,) = mean_logprobs(tiny_model_dir, [prompt], [answers])
-    assert found == pytest.approx(expected, abs=0.02)  # the engine may compute in 16 bit
+    assert found == pytest.approx(expected * 8, abs=0.02)  # the engine may compute in 16 bit
 
 
 def _pairs(storage):

@@ -115,7 +115,7 @@ def test_a_condition_that_too_many_documents_meet_is_met_all_the_same(
     hybrid: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than one condition can list: the best documents are looked at until there are enough, or no more."""
-    monkeypatch.setattr(documents, "_MOST_NAMED", 0)
+    monkeypatch.setattr(documents, "_MOST_NAMED", -1)
     query = "flour and a starter for sourdough bread, and ice"
     listed = _way(hybrid, mode="hierarchical", documents=1, k=12, where="doc_id != 'bread'").search(query)
     assert len({hit.doc_id for hit in listed}) == 1 and listed[0].doc_id != "bread"

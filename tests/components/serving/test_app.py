@@ -205,6 +205,7 @@ def test_a_name_with_an_adapter_needs_an_engine_that_carries_it():
 def test_a_replica_reads_an_adapter_once_at_its_first_request_and_says_when_it_cannot():
     """Nobody told this replica of the adapter: another one was asked to read it when it was loaded."""
     from components.serving.engines import ENGINE, Engine
+    from components.serving.turns import Turns
 
     read, asked = [], []
 
@@ -224,6 +225,7 @@ def test_a_replica_reads_an_adapter_once_at_its_first_request_and_says_when_it_c
     engine = Engine.__new__(Engine)
     engine._running = engine._started = engine._cancelled = 0
     engine._attaching, engine._attached = asyncio.Lock(), set()
+    engine._turns, engine._scores_alone = Turns(), False
     engine.engine, engine.chat = SimpleNamespace(resolve_lora=resolve), chat
     body = {"messages": [{"role": "user", "content": "?"}], "stream": True}
 
@@ -238,3 +240,14 @@ def test_a_replica_reads_an_adapter_once_at_its_first_request_and_says_when_it_c
     assert first == second == bare == [{"lines": ["data: [DONE]\n\n"]}]
     assert sorted(read) == ["/broken", "/good"] and sorted(asked) == ["d1", "d1", ENGINE]
     assert failed[0]["error"]["code"] == 500 and "/broken" not in failed[0]["error"]["message"]
+
+
+def test_a_request_that_scores_its_prompt_is_alone_where_adapters_are_on_a_cpu(monkeypatch):
+    from components.serving.engines import needs_turns, scores_prompt
+
+    assert scores_prompt({"echo": True, "logprobs": 0}) and scores_prompt({"prompt_logprobs": 1})
+    assert not scores_prompt({"echo": True}) and not scores_prompt({"logprobs": 3})
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    assert not needs_turns({"enable_lora": True})
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    assert needs_turns({"enable_lora": True}) and not needs_turns({})

@@ -49,10 +49,11 @@ def measure(folder: Path, windows: Sequence[Sequence[int]], lengths: Sequence[in
             the ones before it, which is what a greedy answer would say.
     """
     from components.models.load import lead_ids, load_model, load_tokenizer, set_threads
+    from components.models.output_head import check_head
 
     set_threads()
     model, tokenizer = load_model(folder, "served"), load_tokenizer(folder)
-    _check_head(model, windows[0][:16])
+    check_head(model)
     lead = lead_ids(tokenizer)
     total, done = len(windows) + keys * len(lengths), 0
     sums, counts = dict.fromkeys(lengths, 0.0), dict.fromkeys(lengths, 0)
@@ -98,29 +99,14 @@ def check(rises: float, allowed: float | None) -> None:
         raise RuntimeError(f"within the old length perplexity rises by {rises:.1%} (allowed: {allowed:.1%})")
 
 
-def _check_head(model: Any, ids: Sequence[int]) -> None:
-    """Refuse a model that does more to its logits than its head does, as the figures here leave that out.
-
-    Raises:
-        UserError: it does.
-    """
-    import torch
-
-    with torch.inference_mode():
-        ids_T, hidden_TD = _read(model, ids)
-        plain = model.get_output_embeddings()(hidden_TD)
-        whole = model(input_ids=ids_T[None], use_cache=False).logits[0]
-    if not torch.allclose(plain.float(), whole.float(), atol=1e-2, rtol=1e-2):
-        raise UserError("this model scales or caps its logits, which is not measured here yet")
-
-
 def token_losses(model: Any, ids: Sequence[int]) -> Any:
     """Return -log p of each token but the first, float32 [T-1]; logits are made for a part of the text at a time."""
     import torch
 
     from components.models.logprobs import token_logprobs
+    from components.models.output_head import output_head
 
-    head, parts = model.get_output_embeddings(), []
+    head, parts = output_head(model), []
     with torch.inference_mode():
         ids_T, hidden_TD = _read(model, ids)
         for hidden, targets in zip(hidden_TD[:-1].split(512), ids_T[1:].split(512), strict=True):
@@ -132,9 +118,11 @@ def says(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> bool:
     """Return whether the model's greedy continuation of the prompt begins with the answer."""
     import torch
 
+    from components.models.output_head import output_head
+
     with torch.inference_mode():
         ids_T, hidden_TD = _read(model, [*prompt, *answer])
-        likeliest = model.get_output_embeddings()(hidden_TD[len(prompt) - 1 : -1]).argmax(-1)
+        likeliest = output_head(model)(hidden_TD[len(prompt) - 1 : -1]).argmax(-1)
     return bool((likeliest == ids_T[len(prompt) :]).all())
 
 

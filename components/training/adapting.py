@@ -18,8 +18,11 @@ _STATE = "adalora.pt"
 def load(payload: dict[str, Any]) -> Any:
     """Return the causal language model of a loop's payload, ready to train; its linear layers in 4 bits for QLoRA."""
     from components.models.load import load_model
+    from components.models.output_head import check_head
 
-    return load_model(payload["model"], payload["dtype"], nf4=AdapterConfig(**payload["adapter"]).quantizes).train()
+    model: Any = load_model(payload["model"], payload["dtype"], nf4=AdapterConfig(**payload["adapter"]).quantizes)
+    check_head(model)
+    return model.train()
 
 
 def configure(model: Any, payload: dict[str, Any], task: Task = "CAUSAL_LM") -> "PeftConfig | None":

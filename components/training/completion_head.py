@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.data.chat import IGNORED
+from components.models.output_head import Head, output_head
 from components.models.packing import hidden_states, pack
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def completion_forward(
     mask = is_completion[:, 1:]
     packed = pack(input_ids_BT, attention_BT, is_completion, model.dtype, share)
     hidden_N = hidden_states(model, packed)[packed.predicts_N]
-    figures = score_tokens(model.get_output_embeddings(), hidden_N, labels_BT[:, 1:][mask])
+    figures = score_tokens(output_head(model), hidden_N, labels_BT[:, 1:][mask])
     log_probs, entropy, mean_logits, is_top1 = (
         values.new_zeros(mask.shape).masked_scatter(mask, values) for values in figures
     )
@@ -66,7 +67,7 @@ def completion_forward(
 
 
 def score_tokens(
-    head: Any,
+    head: Head,
     hidden_N: "torch.Tensor",
     labels_N: "torch.Tensor",
     *,
@@ -76,6 +77,7 @@ def score_tokens(
     """Return log-probability, entropy, mean logit and whether the label is likeliest, of each position.
 
     Args:
+        head: what makes logits [N, V] of the outputs (``output_head``).
         temperature: what logits are divided by; log-probabilities are those of drawing at it.
         entropy_gradient: whether entropy, too, has a gradient.
     """

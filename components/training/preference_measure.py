@@ -174,6 +174,7 @@ def answer_logits(
     import torch
 
     from components.models.logprobs import batches_by_length
+    from components.models.output_head import output_head
     from components.models.packing import collate, hidden_states, pack
 
     lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
@@ -185,7 +186,7 @@ def answer_logits(
             hidden_N = hidden_states(model, packed)[packed.predicts_N]
         for own in hidden_N.split([len(answers[number]) for number in numbers]):
             with torch.inference_mode():  # not around the yield: whoever reads would be in it, too
-                logits_NV = model.get_output_embeddings()(own).cpu()
+                logits_NV = output_head(model)(own).cpu()
             yield logits_NV
 
 

@@ -135,9 +135,11 @@ class Scorer:
         self, model: str, dtype: str, nf4: bool, pad_id: int, max_batch_tokens: int, threads: int, gpu: bool
     ) -> None:
         from components.models.load import load_model, set_threads
+        from components.models.output_head import check_head
 
         set_threads(threads)
         self.model = load_model(model, dtype, nf4=nf4)  # type: ignore[arg-type]
+        check_head(self.model)
         if gpu:
             self.model = self.model.to("cuda")
         self.pad_id, self.max_batch_tokens = pad_id, max_batch_tokens

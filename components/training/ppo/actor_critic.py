@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from components.models.output_head import output_head
 from components.models.packing import Packed, hidden_states
 from components.training.completion_head import score_tokens
 from components.training.ppo.trunk import wearing
@@ -50,7 +51,7 @@ class ActorCritic(torch.nn.Module):
         if not train_policy:
             return None, None, self.value(packed, reaches_policy=False)
         hidden_N = self._policy_states(packed)
-        head = self.policy.get_output_embeddings()
+        head = output_head(self.policy)
         figures = score_tokens(head, hidden_N, labels_N, temperature=temperature, entropy_gradient=entropy_gradient)
         values = self._read_value(hidden_N) if self.one_pass else self.value(packed)
         return figures[0], figures[1], values

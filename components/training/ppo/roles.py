@@ -20,6 +20,7 @@ from components.models import fused_lora
 from components.models.adapter_base import is_adapter
 from components.models.adapters import AdapterConfig, peft_config
 from components.models.load import load_model
+from components.models.output_head import check_head, output_head
 from components.models.packing import Packed, can_share_prompt, collate, hidden_states, pack
 from components.models.rewards import RewardInfo, RewardModel
 from components.models.trunk_split import below, can_split, pad
@@ -52,6 +53,7 @@ class Roles:
         """
         self.device = device
         policy: Any = load_model(model, dtype).to(device)  # type: ignore[arg-type]
+        check_head(policy)
         self.peft: Any | None = None
         self.reference: Any | None = None
         if adapter.name != "none":
@@ -152,7 +154,7 @@ class Roles:
         model = self.reference or self.module.policy
         with wearing(model, None) if self.reference is None else contextlib.nullcontext():
             hidden_N = hidden_states(model, packed)[packed.predicts_N]
-        return score_tokens(model.get_output_embeddings(), hidden_N, labels_N, temperature=temperature)[0]
+        return score_tokens(output_head(model), hidden_N, labels_N, temperature=temperature)[0]
 
     def policy_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the policy's weights as the engine knows them: adapters merged in, tied weights once."""

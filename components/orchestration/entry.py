@@ -89,15 +89,15 @@ def execute(
     With a ``name`` it runs always, and goes on with the run of that name.
     """
     from components.orchestration.handover import bring, hand_over
-    from components.orchestration.ledger import step_key
+    from components.orchestration.registered import key_of, looked_up, pinned
     from components.tracking.environment import commit, package_versions
     from components.tracking.run import check_tracking, find_result, finish_run, log_params, open_run
 
     check_tracking(config.storage)
     place.check(config.storage)
     storage = place.folder(config.storage)
-    config = _with_registered_models(config, storage)
-    key = hashlib.sha256(f"{workflow} {name}".encode()).hexdigest() if name else step_key(workflow, config)
+    config = pinned(config)
+    key = hashlib.sha256(f"{workflow} {name}".encode()).hexdigest() if name else key_of(workflow, config)
     with _only_one(storage, workflow, key, _LOCK_TIMEOUT_S if name else float("inf")):
         started = time.monotonic()
         done = None if force or name else find_result(storage, config.experiment, workflow, key)
@@ -113,7 +113,7 @@ def execute(
             run.log_text(json.dumps(package_versions(), indent=2), "packages.json")
             if not name:  # the one run of a name has many configurations, its steps' runs have one each
                 log_params(run, leaves(config.model_dump(mode="json")))
-            result = hand_over(main(bring(config), run), run, config.storage)
+            result = hand_over(main(bring(looked_up(config)), run), run, config.storage)
             finish_run(run, result, time.monotonic() - started)
     return _line(workflow, run.id, "done", result.outputs, result.metrics)
 
@@ -157,12 +157,13 @@ def prepared(config: ConfigT) -> ConfigT:
         UserError: the storage cannot be written to, or something that the configuration names is not there.
     """
     from components.orchestration.handover import bring
+    from components.orchestration.registered import looked_up, pinned
     from components.tracking.run import check_tracking
 
     config = absolute(config)
     check_tracking(config.storage)
     place.check(config.storage)
-    return bring(_with_registered_models(config, place.folder(config.storage)))
+    return bring(looked_up(pinned(config)))
 
 
 def here(yaml_path: str | None) -> str | None:
@@ -219,9 +220,10 @@ def _plan(
     schema_of: Callable[[str], type[WorkflowConfig]] | None,
 ) -> str:
     from components.orchestration.cluster_plan import cluster_plan, resources
-    from components.orchestration.ledger import step_key
+    from components.orchestration.registered import key_of, pinned
 
-    lines = [f"# {workflow}, step key {step_key(workflow, config)[:12]}", to_yaml(config)]
+    config = pinned(config)
+    lines = [f"# {workflow}, step key {key_of(workflow, config)[:12]}", to_yaml(config)]
     if estimate is not None:
         lines += ["# estimates", *(f"{name}: {value}" for name, value in estimate(config).items())]
     lines += ["# resources, at least", *resources(config, schema_of)]
@@ -234,24 +236,6 @@ def _line(
     workflow: str, run_id: str | None, status: str, outputs: dict[str, Any], metrics: dict[str, float] | None = None
 ) -> dict[str, Any]:
     return {"workflow": workflow, "run_id": run_id, "status": status, "outputs": outputs, "metrics": metrics or {}}
-
-
-def _with_registered_models(config: ConfigT, storage: Path) -> ConfigT:
-    """Return the configuration with ``models:/`` and ``runs:/`` references replaced by what is behind them.
-
-    An alias moves: what it points at today is what enters the step key. An adapter's alias is served under its name,
-    so its reference stays, with today's version in it.
-    """
-    from components.orchestration.ledger import put, references
-    from components.tracking.registry import pin_registered, registered_source
-
-    values = config.model_dump()
-    for dotted, kind, value in references(config):
-        if kind == "model" and value.startswith(("models:/", "runs:/")):
-            put(values, dotted.split("."), registered_source(storage, value))
-        elif kind == "adapter":
-            put(values, dotted.split("."), pin_registered(storage, value))
-    return type(config).model_validate(values)
 
 
 @contextlib.contextmanager

@@ -15,9 +15,9 @@ from components.orchestration.cluster import local_cluster, local_size
 from components.orchestration.entry import absolute
 from components.orchestration.graph import StepConfig, fill, is_reference, order
 from components.orchestration.jobs import run_job
-from components.orchestration.ledger import step_key
 from components.orchestration.loop import Origin
 from components.orchestration.progress import Board
+from components.orchestration.registered import key_of, pinned
 from components.orchestration.steps import Setting, Step
 from components.orchestration.sweep import Point, expand, shown
 from components.orchestration.sweep_run import conclude_sweep
@@ -181,7 +181,7 @@ def _configure(name: str, step: StepConfig, ended: Mapping[str, Step], setting: 
     # the pipeline's own does not grow.
     if setting.ray.address:
         values["ray"] = {**setting.ray.model_dump(include={"wait_for", "wait_s"}), **values.get("ray", {})}
-    return absolute(parse(setting.schema_of(step.workflow), values, f"steps.{name}.config."))
+    return pinned(absolute(parse(setting.schema_of(step.workflow), values, f"steps.{name}.config.")))
 
 
 def _run(
@@ -233,7 +233,7 @@ def _run(
 
 def _find(step: StepConfig, config: WorkflowConfig) -> Finished | None:
     """Return what the ledger has of a step. Raises UserError where one of its inputs is not there."""
-    key = step_key(step.workflow, config)
+    key = key_of(step.workflow, config)
     return find_result(place.folder(config.storage), config.experiment, step.workflow, key)
 
 

@@ -35,22 +35,25 @@ def register_model(run: Run, name: str, folder: Path, alias: str, tags: Mapping[
 
 
 def registered_source(storage: Path, reference: str) -> str:
-    """Return what is behind a ``models:/`` or ``runs:/`` reference: an address in an object store, or a local folder.
+    """Return the folder, or the address in an object store, behind a ``models:/`` or ``runs:/`` reference.
+
+    What MLflow itself keeps, and no one changes, is known by its reference: that comes back as it is.
 
     Raises:
-        UserError: as ``resolve_registered``.
+        UserError: no such model, alias or version.
     """
     from mlflow.exceptions import MlflowException
 
-    if reference.startswith("models:/"):
-        uri = tracking_uri(storage)
-        try:
-            source = str(_registered(uri, reference).source)
-        except MlflowException as error:
-            raise UserError(f"{reference} is not in the MLflow store {uri}: {error.message}") from error
-        if place.is_remote(source):
-            return source
-    return resolve_registered(storage, reference)
+    if not reference.startswith("models:/"):
+        return reference
+    uri = tracking_uri(storage)
+    try:
+        source = str(_registered(uri, reference).source)
+    except MlflowException as error:
+        raise UserError(f"{reference} is not in the MLflow store {uri}: {error.message}") from error
+    if source.startswith("file://"):
+        return source.removeprefix("file://")
+    return source if place.is_remote(source) else reference
 
 
 def resolve_registered(storage: Path, reference: str) -> str:

@@ -109,7 +109,8 @@ def merge(
 def check_on(base: Path, quantized: Path, adapter: Path, probes: Probes, max_kl: float) -> float:
     """Return mean KL(base + adapter || quantized base + adapter), nats per token, both attached.
 
-    A server may keep adapters apart from a quantized base: this is how far that is from what was trained.
+    A server may keep adapters apart from a quantized base: this is how far that is from what was trained. An adapter
+    of a 4-bit base (QLoRA) was trained on that one: it, not the true base, is what is compared with.
 
     Raises:
         UserError: the adapter was trained on another base, or cannot be put on the quantized one.
@@ -119,7 +120,8 @@ def check_on(base: Path, quantized: Path, adapter: Path, probes: Probes, max_kl:
 
     from components.models.load import load_model
 
-    before = _log_probs(_attached(base, adapter), probes)
+    page = check_base(adapter, base)
+    before = _log_probs(_attached(base, adapter, nf4=page is not None and page.quantization == "nf4"), probes)
     model: Any = load_model(quantized, "stored")
     try:
         model = PeftModel.from_pretrained(model, adapter).eval()

@@ -177,6 +177,17 @@ def test_an_adapter_on_a_quantized_base_is_measured(tiny_model_dir, adapters, tm
         check_on(tiny_model_dir, tmp_path / "int8", folder, PROBES, max_kl=distance / 2)
 
 
+def test_an_adapter_of_a_4_bit_base_is_compared_with_what_was_trained(tiny_model_dir, adapters):
+    """Put on the true base, it is not what it was on the 4-bit one."""
+    folder, total = adapters["qlora"][0], 0.0
+    trained, plain = (load_model(tiny_model_dir, "float32", folder, nf4=nf4) for nf4 in (True, False))
+    for ids in PROBES:
+        p, q = (logits(model, ids)[0].double().softmax(-1) for model in (trained, plain))
+        total += float((p * (p / q).log()).sum())
+    found = check_on(tiny_model_dir, tiny_model_dir, folder, PROBES, max_kl=1.0)
+    assert found == pytest.approx(total / sum(map(len, PROBES)), rel=1e-3) and found > 1e-5
+
+
 @pytest.fixture
 def other(tiny_model_dir, tmp_path):
     """The same model but for one weight."""

@@ -47,7 +47,7 @@ def main(config: SamplePreferences, run: "Run") -> "Result":
     known, held_out = generations.read_prompts(prompts, onto, questions=config.judge.name == "programmatic")
     rows = generations.of_round(known, config.size, config.round, config.seed)
     policy = sources.digest(model, run.cache)
-    drawn = generations.sampling_page(config.sampling.model_dump(), config.seed)
+    drawn = generations.sampling_page(config.sampling.model_dump(), config.seed, prompts)
     generation = generations.Generation(config.round, policy, drawn, config.judge.name, judge.digest)
     with ray_session(config.ray, config.storage):
         seed = config.seed * 1_009 + config.round

@@ -1,7 +1,8 @@
 """Preference pairs of a model's own answers: which prompts a round asks, the best and the worst answer, the rows.
 
-A generation is what decides a pair besides its prompt: the round, the model that answered, how it was sampled, and
-the judge. Its hash is part of a pair's id, so that a round that is run again makes the same rows and no others.
+A generation is what decides a pair besides its prompt: the round, the model that answered, how it was sampled and from
+which table of prompts, and the judge. Its hash is part of a pair's id, so that a round that is run again makes the same
+rows and no others.
 """
 
 import json
@@ -34,7 +35,7 @@ class Generation:
 
     round: int
     policy_digest: str  # of the model that gave both answers
-    sampling: str  # JSON: how they were drawn
+    sampling: str  # JSON: how they were drawn, and for the prompts of which table
     judge: str
     judge_digest: str
 
@@ -207,9 +208,9 @@ def sample_text(pairs: Sequence[Mapping[str, Any]], count: int = 20) -> str:
     return "\n".join(lines)
 
 
-def sampling_page(sampling: Mapping[str, Any], seed: int) -> str:
-    """Return how answers are drawn, as the column ``sampling`` has it."""
-    return json.dumps({**sampling, "seed": seed}, sort_keys=True)
+def sampling_page(sampling: Mapping[str, Any], seed: int, prompts: str) -> str:
+    """Return how answers are drawn, as the column ``sampling`` has it; ``prompts`` is a pinned table."""
+    return json.dumps({**sampling, "seed": seed, "prompts": prompts}, sort_keys=True)
 
 
 def _said(row: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """A round's prompts, its pairs, their lineage, and the table that rounds are added to."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from components.data.generations import Answer, Generation, append, best_and_wor
 from components.data.records import DEMONSTRATION, LABELLED, ONLINE_PREFERENCE, PREFERENCE
 from components.data.verdicts import Judged
 
-FIRST = Generation(1, "digest-a", generations.sampling_page({"n": 4, "temperature": 0.8}, 3), "reward", "judge-a")
+DRAWN = generations.sampling_page({"n": 4, "temperature": 0.8}, 3, "/lancedb#questions@1")
+FIRST = Generation(1, "digest-a", DRAWN, "reward", "judge-a")
 
 
 def _prompt(text: str) -> list[dict[str, str]]:
@@ -90,7 +92,8 @@ def test_a_pair_says_what_it_comes_from() -> None:
     for pair in pairs:
         assert (pair["round"], pair["policy_digest"], pair["judge"]) == (1, "digest-a", "reward")
         assert (pair["judge_digest"], pair["generation"]) == ("judge-a", FIRST.id)
-        assert json.loads(pair["sampling"]) == {"n": 4, "temperature": 0.8, "seed": 3}
+        drawn = {"n": 4, "temperature": 0.8, "seed": 3, "prompts": "/lancedb#questions@1"}
+        assert json.loads(pair["sampling"]) == drawn
         assert pair["split"] == "train" and pair["chosen"][0]["role"] == "assistant"
     with pytest.raises(UserError, match="tells no two answers to any of 3 prompts apart by margin=5"):
         make_pairs(_rows(3), answers, judged, 5.0, FIRST)
@@ -139,6 +142,14 @@ def test_rounds_are_added_to_pairs_without_lineage_and_none_comes_twice(tmp_path
     assert [row["prompt_id"] for row in store.read(other, where="round = 2")] == ["q2", "q5"]
     branch = append(uri, "online", one, _pairs(second, 4))
     assert store.count(branch) == 5 and store.count(two) == 6  # each version holds what it goes back to
+
+
+def test_a_round_of_other_prompts_is_another_generation(tmp_path: Path) -> None:
+    """The same model, judge, sampling and number of the round: what was asked before stays."""
+    page = generations.sampling_page({"n": 4, "temperature": 0.8}, 3, "/lancedb#questions@2")
+    one = append(str(tmp_path), "online", None, _pairs(FIRST, 0, 1))
+    both = append(str(tmp_path), "online", one, _pairs(replace(FIRST, sampling=page), 5))
+    assert [row["prompt_id"] for row in store.read(both)] == ["q0", "q1", "q5"]
 
 
 def test_what_is_no_table_of_pairs_is_refused(tmp_path: Path) -> None:

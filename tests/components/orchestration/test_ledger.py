@@ -5,10 +5,13 @@ import subprocess
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow as pa
 import pytest
 
-from components.config import Config, Field, InputPath, ModelRef, TableRef, Unkeyed, UserError, WorkflowConfig
+from components.config import Config, Field, IndexRef, InputPath, ModelRef, TableRef, Unkeyed, UserError, WorkflowConfig
+from components.data import store
 from components.orchestration.ledger import references, step_key
+from components.retrieval import facts
 from workflows.train_sft import TrainSft
 
 
@@ -22,6 +25,7 @@ class Toy(WorkflowConfig):
     file: InputPath | None = Field(None, description="an input")
     models: dict[str, ModelRef] = Field({}, description="models")
     tables: list[TableRef] = Field([], description="tables")
+    index: IndexRef | None = Field(None, description="an index, of which more is known than is in it")
     inner: Inner = Field(Inner(), description="section")
     rows: tuple[Inner, ...] = Field((), description="sections")
 
@@ -96,11 +100,21 @@ def test_a_folder_may_be_deeper_than_a_call_stack(tmp_path: Path) -> None:
         subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)
 
 
+def test_what_is_known_of_an_index_enters_the_key_where_it_is_read(tmp_path: Path) -> None:
+    ref = store.overwrite(str(tmp_path), "passages", [{"a": 1}], pa.schema([("a", pa.int64())]))
+    other = store.overwrite(str(tmp_path), "more", [{"a": 1}], pa.schema([("a", pa.int64())]))
+    read, built = step_key("w", Toy(index=ref)), step_key("w", Toy(tables=[ref]))
+    facts.write(other, "exam", {"mode": "dense"})
+    assert step_key("w", Toy(index=ref)) == read
+    facts.write(ref, "exam", {"mode": "dense"})
+    known = step_key("w", Toy(index=ref))
+    assert known != read and step_key("w", Toy(index=ref)) == known
+    assert step_key("w", Toy(tables=[ref])) == built
+    facts.write(ref, "graph", {"table": "edges"})
+    assert step_key("w", Toy(index=ref)) != known
+
+
 def test_a_tag_that_moves_is_another_input(tmp_path: Path) -> None:
-    import pyarrow as pa
-
-    from components.data import store
-
     schema = pa.schema([("id", pa.string())])
     first = store.write(str(tmp_path), "t", [{"id": "a"}], schema=schema, key="id")
     tagged = Toy(tables=[store.move_tag(first, "current")])

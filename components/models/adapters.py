@@ -1,5 +1,6 @@
 """Adapters on a frozen base model: which kinds there are, what PEFT calls them, and where one cannot be used."""
 
+import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
+_ENDS = ("lm_head", "embed_out", "embed_tokens", "embed_in", "wte", "wpe")  # as transformers calls them
 _LEAST_STEPS = 3  # of AdaLoRA: one to see gradients in, one to shrink at, one to train what is left
 
 
@@ -167,6 +169,11 @@ def check_on_shared_trunk(config: AdapterConfig) -> None:
         "longlora": "its embeddings and norms would be the critic's and the rewards' too, and the engines' attention "
         "is not cut",
     }
+    if named := _ends_named(config.target_modules):
+        raise UserError(
+            f"adapter.target_modules names {named}, which on PPO's trunk is the critic's and the rewards', too, and "
+            "which its engines may have tied to the model's other end: name layers of the blocks only"
+        )
     if config.name in reasons:
         raise UserError(
             f"adapter.name={config.name} is not for PPO: {reasons[config.name]}; use lora, rslora, loraplus or none"
@@ -247,6 +254,13 @@ def embeddings_and_norms(model: Any) -> list[str]:
         name for name, module in model.named_modules() if module is embedding or type(module).__name__.endswith("Norm")
     }
     return sorted(names)
+
+
+def _ends_named(targets: str | tuple[str, ...]) -> str | None:
+    """Return which of the usual names of heads and embeddings the targets have, if any."""
+    if isinstance(targets, str):
+        return next((end for end in _ENDS if re.fullmatch(targets, end) or re.fullmatch(targets, f"model.{end}")), None)
+    return next((target for target in targets if target.rpartition(".")[2] in _ENDS), None)
 
 
 def _is_tied(model: Any) -> bool:

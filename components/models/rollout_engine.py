@@ -70,16 +70,20 @@ class RolloutEngine:
         return self.held
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], samples: int, settings: Mapping[str, Any], seed: int
-    ) -> list[list[tuple[list[int], list[float], bool]]]:
+        self, prompts: Sequence[Sequence[int]], samples: int, settings: Mapping[str, Any], seed: int, version: int = -1
+    ) -> list[list[tuple[list[int], list[float], bool]]] | None:
         """Return ``samples`` answers to each prompt (token ids): ids, their log-probabilities, whether it ended.
 
         Args:
             settings: temperature, max_tokens, min_tokens and stop_token_ids, as vLLM's SamplingParams has them.
             seed: draws are the same for the same prompts, weights and seed.
+            version: of the weights that it is to draw with, -1 for whatever it holds. If it holds others, as an engine
+                that was restarted between two questions does, it draws nothing and returns None.
         """
         from vllm import SamplingParams, TokensPrompt
 
+        if version not in (-1, self.version):
+            return None
         requests = [
             (TokensPrompt(prompt_token_ids=list(prompt)), p, k)
             for p, prompt in enumerate(prompts)

@@ -4,11 +4,14 @@ Shapes: P prompts, K answers to each, R tokens of the longest answer; N the toke
 [K, p, R] that packing needs.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+
+_PLACES = 1 << 18
 
 
 @dataclass
@@ -64,6 +67,14 @@ class Experience:
         spread = torch.zeros(mask.shape).masked_scatter(mask, values_N.detach().float().cpu())
         target[list(numbers)] = spread.transpose(0, 1)
 
+    def trust(self, forced: int) -> None:
+        """Take the trainer's word for the first ``forced`` tokens of each answer, at which none could end.
+
+        There the engine drew as if nothing that ends an answer had a probability, so that its own log-probabilities
+        are of another distribution: they neither tell its weights from the trainer's nor weigh a token.
+        """
+        self.engine[..., :forced] = self.old[..., :forced]
+
     @property
     def tokens(self) -> int:
         """Return the number of tokens in all answers."""
@@ -87,10 +98,24 @@ def minibatches(prompts: int, count: int, micro_prompts: int, seed: str) -> Iter
         yield [own[at : at + micro_prompts] for at in range(0, size, micro_prompts)]
 
 
-def distinct_pairs(answers: Sequence[Sequence[Answer]]) -> float:
-    """Return the share of different pairs of neighbouring tokens among all; 1 where there are none."""
+def pair_places(answers: Sequence[Sequence[Answer]]) -> torch.Tensor:
+    """Return how many pairs of neighbouring tokens fall on each place of a table: tables of all workers can be added.
+
+    Sets of pairs cannot, and a share of each worker's own pairs would be the larger the fewer answers it has.
+    """
     pairs = [pair for own in answers for answer in own for pair in zip(answer.ids, answer.ids[1:], strict=False)]
-    return len(set(pairs)) / len(pairs) if pairs else 1.0
+    places = torch.tensor([hash(pair) % _PLACES for pair in pairs], dtype=torch.long)  # of whole numbers, ever the same
+    return torch.bincount(places, minlength=_PLACES).double()
+
+
+def distinct_share(table: torch.Tensor) -> float:
+    """Return the share of different pairs among all that are in a table of ``pair_places``; 1 where there are none.
+
+    Source: linear counting, Whang et al. 1990 (doi 10.1145/78922.78925), equation 3: of m places of which v are empty,
+    m ln(m / v) different pairs are expected. An iteration's 10,000 pairs are so told to within a tenth of a percent.
+    """
+    pairs, empty = float(table.sum()), int((table == 0).sum())
+    return min(1.0, _PLACES * math.log(_PLACES / max(1, empty)) / pairs) if pairs else 1.0
 
 
 Draw = Callable[[list[list[int]], int], list[list[Answer]]]  # (prompts, seed) → K answers to each

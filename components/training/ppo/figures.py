@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from components.training.ppo.advantages import Reduce
-from components.training.ppo.experience import Experience, distinct_pairs
+from components.training.ppo.experience import Experience, distinct_share, pair_places
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,6 @@ def objective(
         "objective/disagreement": scores.disagreement.sum(),
         "rollout/tokens": mask.sum(),
         "rollout/finished": torch.tensor(finished),
-        "rollout/distinct_2": torch.tensor(distinct_pairs(drawn.answers) * len(answers)),
     }
     if scores.judged is not None:
         of_answers["objective/judge"] = scores.judged.sum()
@@ -64,7 +63,8 @@ def objective(
     count, tokens = reduce(torch.tensor([float(len(answers)), float(mask.sum())], dtype=torch.float64)).tolist()
     found = reduce(torch.stack([value.double() for value in (of_answers | of_tokens).values()])).tolist()
     sums = dict(zip(of_answers | of_tokens, found, strict=True))
-    return {name: value / (tokens if name in of_tokens else count) for name, value in sums.items()}
+    means = {name: value / (tokens if name in of_tokens else count) for name, value in sums.items()}
+    return means | {"rollout/distinct_2": distinct_share(reduce(pair_places(drawn.answers)))}
 
 
 def explained_variance(drawn: Experience, reduce: Reduce) -> float:

@@ -152,6 +152,7 @@ class PpoLoop:
                 drawn.put(drawn.reference, numbers, self.roles.reference_logprobs(packed, labels_N, temperature))
                 if values is not None:
                     drawn.put(drawn.values, numbers, values)
+        drawn.trust(self.settings.rollout.min_new_tokens)
 
     def _value(self, drawn: Experience, scores: Scores) -> dict[str, float]:
         """Fill in advantages and returns; return what is known before the update."""

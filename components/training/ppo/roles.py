@@ -154,7 +154,7 @@ class Roles:
         model = self.reference or self.module.policy
         with wearing(model, None) if self.reference is None else contextlib.nullcontext():
             hidden_N = hidden_states(model, packed)[packed.predicts_N]
-        return score_tokens(output_head(model), hidden_N, labels_N, temperature=temperature)[0]
+            return score_tokens(output_head(model), hidden_N, labels_N, temperature=temperature)[0]
 
     def policy_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the policy's weights as the engine knows them: adapters merged in, tied weights once."""

@@ -63,8 +63,10 @@ class EngineRollouts:
     ) -> list[list[Answer]]:
         """Return ``samples`` answers to each prompt; if the engine dies, its successor gets the weights and draws.
 
+        So does one that died before it was asked: it is back without a word, with the weights that it started with.
+
         Raises:
-            EngineLost: no engine answers in time.
+            EngineLost: no engine answers in time, or with the weights that were pushed.
         """
         settings = {
             "temperature": 0.0 if greedy else self.config.temperature,
@@ -74,11 +76,21 @@ class EngineRollouts:
             "ignore_eos": self.config.min_new_tokens >= self.config.max_new_tokens,
         }
 
+        def drawn() -> list[list[Answer]] | None:
+            asked = ([list(p) for p in prompts], samples, settings, seed, self._version)
+            found = self._wait(self._actor().generate.remote(*asked), "answers")
+            return found and [[Answer(ids, logprobs, ended) for ids, logprobs, ended in own] for own in found]
+
         def ask() -> list[list[Answer]]:
-            found = self._wait(
-                self._actor().generate.remote([list(p) for p in prompts], samples, settings, seed), "answers"
-            )
-            return [[Answer(ids, logprobs, ended) for ids, logprobs, ended in own] for own in found]
+            found = drawn()
+            if found is None:
+                logger.warning("rollout engine %s was restarted since it was last asked", self.engine)
+                self.replaced += 1
+                self._welcome()
+                found = drawn()
+            if found is None:
+                raise EngineLost(f"rollout engine {self.engine} does not keep version {self._version} of the weights")
+            return found
 
         return self._survive(ask)
 

@@ -71,7 +71,10 @@ class RolloutConfig(Config):
     samples: int = Field(8, ge=1, description="answers to each prompt; they share its forward passes")
     max_new_tokens: int = Field(48, ge=1, description="longest answer, in tokens")
     min_new_tokens: int = Field(
-        0, ge=0, description="an answer may not end before; to compare speeds at forced lengths"
+        0,
+        ge=0,
+        description="an answer may not end before; to compare speeds at forced lengths: up to there, engine and "
+        "trainer are not compared",
     )
     temperature: float = Field(1.0, gt=0, description="of the policy, in drawing and in every log-probability")
     importance_cap: float = Field(

@@ -154,9 +154,22 @@ def test_what_a_shared_trunk_cannot_carry_is_refused(name):
         check_on_shared_trunk(AdapterConfig(name=name))
 
 
+@pytest.mark.parametrize(
+    "targets", [("q_proj", "lm_head"), ("model.embed_tokens",), r".*(v_proj|lm_head)", "model.wte"]
+)
+def test_heads_and_embeddings_stay_what_they_are_on_a_shared_trunk(targets):
+    with pytest.raises(UserError, match=r"adapter\.target_modules names .*name layers of the blocks only"):
+        check_on_shared_trunk(AdapterConfig(target_modules=targets))
+
+
 @pytest.mark.parametrize("name", ["none", "lora", "rslora", "loraplus"])
 def test_what_a_shared_trunk_carries(name):
     check_on_shared_trunk(AdapterConfig(name=name))
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj"), r".*\.layers\.\d+\..*_proj"])
+def test_layers_of_the_blocks_may_be_named(targets):
+    check_on_shared_trunk(AdapterConfig(target_modules=targets))
 
 
 def test_adaloras_schedule_spans_the_run_and_needs_one():

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import uuid
 
 import pytest
@@ -126,3 +127,23 @@ def test_a_killed_engine_is_replaced_and_gets_the_weights_again(engine, tiny_mod
     for drawn in (after, again):
         assert [[a.ids for a in own] for own in drawn] == [[a.ids for a in own] for own in before]
     assert ray.get(actor.state.remote())[0] == 4
+
+
+def test_an_engine_that_was_restarted_between_two_questions_draws_with_the_weights(engine, tiny_model_dir):
+    import ray
+
+    draw, actor = engine
+    model = load_model(tiny_model_dir, "bfloat16")
+    draw.push(lambda: plain_weights(model), 5)
+    before, replaced = draw.draw(PROMPTS, 2, seed=8), draw.replaced
+    os.kill(ray.get(actor.process_id.remote()), signal.SIGKILL)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        try:
+            if ray.get(actor.state.remote())[0] == -1:
+                break
+        except ray.exceptions.RayActorError:
+            time.sleep(1)
+    after = draw.draw(PROMPTS, 2, seed=8)
+    assert [[a.ids for a in own] for own in after] == [[a.ids for a in own] for own in before]
+    assert draw.replaced == replaced + 1 and ray.get(actor.state.remote())[0] == 5

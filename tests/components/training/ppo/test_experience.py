@@ -1,8 +1,20 @@
 """One iteration's answers: what each forward pass gets of them, and where its figures are put."""
 
+import itertools
+import random
+
+import pytest
 import torch
 
-from components.training.ppo.experience import Answer, Experience, distinct_pairs, minibatches, passes, prompt_order
+from components.training.ppo.experience import (
+    Answer,
+    Experience,
+    distinct_share,
+    minibatches,
+    pair_places,
+    passes,
+    prompt_order,
+)
 
 
 def test_minibatches_use_every_prompt_once_and_are_told_by_the_seed():
@@ -39,8 +51,16 @@ def test_an_experience_gives_each_pass_its_tokens():
 def test_distinct_pairs_are_counted_over_all_answers():
     """1 2, 2 1, 1 2 and 3 4: three different ones of four."""
     answers = [[Answer([1, 2, 1, 2], [0.0] * 4, True)], [Answer([3, 4], [0.0] * 2, True), Answer([9], [0.0], True)]]
-    assert distinct_pairs(answers) == 3 / 4
-    assert distinct_pairs([[Answer([9], [0.0], True)]]) == 1.0
+    assert distinct_share(pair_places(answers)) == pytest.approx(3 / 4, abs=1e-4)
+    assert distinct_share(pair_places([[Answer([9], [0.0], True)]])) == 1.0
+
+
+def test_two_workers_that_say_the_same_have_half_the_distinct_pairs_of_each():
+    generator = random.Random(0)
+    own = [[Answer([generator.randrange(49_152) for _ in range(101)], [0.0] * 101, True)] for _ in range(100)]
+    pairs = {pair for (answer,) in own for pair in itertools.pairwise(answer.ids)}
+    alone, twice = (distinct_share(pair_places(own) * workers) for workers in (1, 2))
+    assert alone == pytest.approx(len(pairs) / 10_000, rel=5e-3) and twice == pytest.approx(alone / 2)
 
 
 def test_prompts_come_pass_after_pass():

@@ -13,7 +13,8 @@ _ANNOUNCED = re.compile(
 )
 _LETTER = re.compile(r"[\s(\[*]*([A-Za-z])[\s)\].:*]*")
 _OPTION = re.compile(r"(?:^|\s|\()([A-Z])(?:\)|\.|:)\s+", re.MULTILINE)
-_EMPHASIS = re.compile(r"[*_`]+")
+# Marks of emphasis stand at the edges of words: those of 4*3 and read_csv are part of what is said.
+_EMPHASIS = re.compile(r"`+([^`]+)`+|^[\s*`]+|[\s*`]+$|(?<![\w*_`])[*_`]+(?=\S)|(?<=\S)[*_`]+(?![\w*_`])")
 # A minus with a number or word before it is an operator and no sign: 24 in 48-24.
 _NUMBER = re.compile(
     r"(?<![\w.])[-−–]?[$€£]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?|\.\d+)(?:\s?%)?(?!\w)"
@@ -31,6 +32,15 @@ _COMPARED = re.compile(
     re.IGNORECASE,
 )
 _AGAINST = {"not", "no", "never", "wrong", "incorrect", "false", "than"}
+# Where the sentence of an announced answer may end; `_ended` says whether it does.
+_END = re.compile(r"(?<=\S)[.!?](?=\s|$)|\s[-–—]\s|;|,\s(?=[a-z])|\s(?:because|since)\s")
+_CLAUSE = re.compile(
+    r"(?:because|since|as|so|but|which|who|whose|where|when|while|though|although|if|given|not|it|he|she|they|we|you|i|"
+    r"there|this|that)\b"
+)
+_ABBREVIATED = re.compile(r"(?:^|[\s.])(?:Mr|Mrs|Ms|Dr|Prof|St|Mt|Ft|Jr|Sr|Gen|Col|Capt|Lt|Sgt|Rev|Gov|Sen)$")
+_INITIAL = re.compile(r"(?:^|[\s.])[A-Z]$")
+_NAME = re.compile(r"\s+(?!(?:The|It|This|That|There|He|She|They|We|In|As|If|So|Because|Since)\b)[A-Z](?:[a-z]|\.)")
 _GOES_ON = {"is", "was", "has", "had", "will", "would", "because", "since"}
 _EXCLUDED = re.compile(r"\bnot\s+(?:option\s+|choice\s+)?(?:\([A-Z]\)|[A-Z]\b)")
 _YES_OR_NO = re.compile(r"[\s*_`\"'“]*(yes|no)\b(?=[\s*_`\"'”]*(?:[.,!;:—–\n]|$))", re.IGNORECASE)
@@ -66,7 +76,7 @@ def _extracted(text: str, choices: int) -> str:
     if begun := _YES_OR_NO.match(text):
         return begun[1]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return _bare(lines[-1]) if lines and not _ANNOUNCED.search(text) else ""
+    return _bare(_plain(lines[-1])) if lines and not _ANNOUNCED.search(text) else ""
 
 
 def same(one: str, other: str, *, mathematics: bool = False) -> bool:
@@ -133,7 +143,7 @@ def _only_quantity(text: str) -> Quantity | None:
 def _right_side(text: str) -> str | None:
     """The quantity that an equation comes to: 8 in 15 - 7 = 8; none where it is no such equation."""
     before, equals, behind = text.rpartition("=")
-    value = _bare(behind)
+    value = _bare(_plain(behind))
     is_part = before.rstrip().endswith(("<", ">", "!", "=", ":")) or before.count("(") > before.count(")")
     if not equals or is_part or re.search(r"\b(?:or|and)\b|,\s", before) or read_quantity(value) is None:
         return None
@@ -165,20 +175,39 @@ def _announced(text: str, choices: int = 0) -> str | None:
 
 def _named(line: str, choices: int) -> str:
     """The answer at the start of what follows an announcement, up to the end of its sentence."""
-    line = _EMPHASIS.sub("", line).strip().removeprefix(":").strip()
+    line = _plain(line).removeprefix(":").strip()
     boxed = re.match(r"\$?\\boxed\s*", line)
     if boxed:
         return _in_braces(line[boxed.end() :])
-    ends = r"(?<=[^\d\s])[.!?](?:\s|$)|(?<=\d)[.!?](?:\s|$)|\s[–—]\s|;|,\s(?=[a-z])|\s(?:because|since)\s"
-    sentence = re.split(ends, line, maxsplit=1)[0]
+    ends = [end for end in _END.finditer(line) if choices or _ended(line, end)]
+    dashes = [end for end in ends if "-" in end[0]]
+    sentence = line[: min((end.start() for end in ends if end not in dashes), default=len(line))]
     if not choices and (value := _right_side(_bare(sentence))) is not None:
         return value
-    return _bare(re.split(r"\s-\s", sentence, maxsplit=1)[0])
+    return _bare(sentence[: min((end.start() for end in dashes), default=len(line))])
+
+
+def _ended(line: str, end: re.Match[str]) -> bool:
+    """Whether a mark ends an answer, and does not belong to it: Dr. Smith, red, green and blue, 15 - 7."""
+    before, behind = line[: end.start()], line[end.end() :]
+    if end[0] == ".":
+        return not (_ABBREVIATED.search(before) or (_INITIAL.search(before) and _NAME.match(behind)))
+    if end[0].startswith(","):
+        is_short = read_quantity(before) is not None or _YES_OR_NO.fullmatch(before) is not None
+        return is_short or _CLAUSE.match(behind) is not None
+    if end[0].strip() in ("-", "–", "—"):
+        return re.search(r"(?:\d|\)|\b[A-Za-z])$", before) is None or re.match(r"[\d(]|[A-Za-z]\b", behind) is None
+    return True
+
+
+def _plain(text: str) -> str:
+    """A text without emphasis; what stands between backticks stays as it is."""
+    return _EMPHASIS.sub(lambda mark: mark[1] or "", text).strip()
 
 
 def _bare(text: str) -> str:
-    """A text without emphasis, dollar signs of LaTeX around it, quotes and closing marks."""
-    text = _EMPHASIS.sub("", text).strip()
+    """A text without dollar signs of LaTeX around it, quotes and closing marks."""
+    text = text.strip()
     if len(text) > 2 and text.startswith("$") and text.endswith("$"):
         text = text[1:-1]
     text = text.strip().strip("\"'“”").strip()

@@ -28,7 +28,7 @@ _CITED = re.compile(
 _FORMULA = re.compile(r"[^\w\s,.;:!?'\"’“”$€£%°-]|_|[-–−]\s*$")
 _COMPARED = re.compile(
     r"\b(?:not|no|never|less|more|fewer|least|most|half|twice|double|than|root|log|ln|sin|cos|tan|pi|or|over|under|"
-    r"minus|plus|times|divided|squared|cubed|wrong|incorrect)\b",
+    r"minus|plus|times|divided|squared|cubed|wrong|incorrect|\w*n['’]t)\b",
     re.IGNORECASE,
 )
 _AGAINST = {"not", "no", "never", "wrong", "incorrect", "false", "than"}
@@ -42,6 +42,10 @@ _ABBREVIATED = re.compile(r"(?:^|[\s.])(?:Mr|Mrs|Ms|Dr|Prof|St|Mt|Ft|Jr|Sr|Gen|C
 _INITIAL = re.compile(r"(?:^|[\s.])[A-Z]$")
 _NAME = re.compile(r"\s+(?!(?:The|It|This|That|There|He|She|They|We|In|As|If|So|Because|Since)\b)[A-Z](?:[a-z]|\.)")
 _GOES_ON = {"is", "was", "has", "had", "will", "would", "because", "since"}
+_NEGATED = re.compile(r"\b(is|was|are)n['’]t\b", re.IGNORECASE)
+# What makes a formula, or a name such as C#, another one; emphasis and exclamations are no such signs.
+_SIGNS = re.compile(r"([<>=∞]|!(?==)|(?<=\b\w)!|(?<=\))!|(?<=\w)#|(?<=[\w)])\s*[*^/]+\s*(?=[\w(]))")
+_ASCII = str.maketrans({"≤": "<=", "≥": ">=", "≠": "!=", "×": "*", "÷": "/"})
 _EXCLUDED = re.compile(r"\bnot\s+(?:option\s+|choice\s+)?(?:\([A-Z]\)|[A-Z]\b)")
 _YES_OR_NO = re.compile(r"[\s*_`\"'“]*(yes|no)\b(?=[\s*_`\"'”]*(?:[.,!;:—–\n]|$))", re.IGNORECASE)
 _SECOND = re.compile(r"^\s*\(?B[).:]", re.MULTILINE)
@@ -89,6 +93,8 @@ def same(one: str, other: str, *, mathematics: bool = False) -> bool:
         mathematics: compare what is in LaTeX by math-verify, which needs the process's main thread (its time limit is
             a signal) and seconds at its first use: for evaluations, not for a server that answers.
     """
+    if one.strip() == other.strip():
+        return bool(one.strip())
     first, second = read_quantity(one), read_quantity(other)
     if (first is None) != (second is None):  # one of them may be a sentence around its number
         first, second = first or _only_quantity(one), second or _only_quantity(other)
@@ -111,11 +117,16 @@ def known(answer: str, choices: int = 0) -> str:
 
 
 def key(answer: str) -> str:
-    """Return what equal answers have in common as text: their words in lower case, without articles and marks."""
+    """Return what equal answers have in common as text: their words in lower case, without articles and marks.
+
+    Signs of formulas stay, each apart from the words beside it.
+    """
     letter = _LETTER.fullmatch(answer)
     if letter:
         return letter[1].lower()
-    words = re.sub(r"[^\w\s.+-]|(?<!\d)\.|\.(?!\d)", " ", answer.lower()).split()
+    words: list[str] = []
+    for place, told in enumerate(_SIGNS.split(answer.lower().translate(_ASCII))):
+        words += [told.strip()] if place % 2 else re.sub(r"[^\w\s.+-]|(?<!\d)\.|\.(?!\d)", " ", told).split()
     return " ".join(word for word in words if word not in ("a", "an", "the"))
 
 
@@ -159,6 +170,7 @@ def _begins(answer: str, sentence: str) -> bool:
 
 def _announced(text: str, choices: int = 0) -> str | None:
     """What the last announcement names; none where there is no announcement, or nothing behind it."""
+    text = _NEGATED.sub(r"\1 not", text)
     for announcement in reversed(list(_ANNOUNCED.finditer(text))):
         if choices and announcement[0] == "A:" and _SECOND.search(text):  # an option and its text
             continue

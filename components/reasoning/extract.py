@@ -12,7 +12,7 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"[\s(\[*]*([A-Za-z])[\s)\].:*]*")
-_OPTION = re.compile(r"(?:^|\s|\()([A-Z])(?:\)|\.|:)\s+", re.MULTILINE)
+_OPTION = re.compile(r"(?:^|\s|\()([A-Z])(?:(\))|\.|:)\s+", re.MULTILINE)
 # Marks of emphasis stand at the edges of words: those of 4*3 and read_csv are part of what is said.
 _EMPHASIS = re.compile(r"`+([^`]+)`+|^[\s*`]+|[\s*`]+$|(?<![\w*_`])[*_`]+(?=\S)|(?<=\S)[*_`]+(?![\w*_`])")
 # A minus with a number or word before it is an operator and no sign: 24 in 48-24.
@@ -131,11 +131,15 @@ def key(answer: str) -> str:
 
 
 def options(question: str) -> int:
-    """Return how many lettered options a question lists, A first and none left out; 0 where it lists none."""
-    listed = [ord(letter) - ord("A") for letter in _OPTION.findall(question)]
-    count = 0
-    for place in listed:
-        if place == count:
+    """Return how many lettered options a question lists, A first and none left out; 0 where it lists none.
+
+    Without brackets the list begins with a line, or behind a question or a colon: Plan A. and Team B: are no options.
+    """
+    count, opened = 0, False
+    for option in _OPTION.finditer(question):
+        before = question[: option.start(1)].rstrip(" \t*")
+        opened = opened or (option[1] == "A" and (not before or before[-1] in "\n?:"))
+        if (option[2] or opened) and ord(option[1]) - ord("A") == count:
             count += 1
     return count if count >= 2 else 0
 

@@ -135,6 +135,10 @@ def test_what_a_file_gives_as_right_is_taken_as_it_stands(answer, choices, meant
 def test_options_are_counted():
     assert options("Which?\nA) x\nB) y\nC) z") == 3
     assert options("(A) 3 (B) 4 (C) 5 (D) 6") == 4
+    assert options("Which?\nA. x\nB. y") == options("Which is it? A. cat B. dog") == options("Options: A: x B: y") == 2
+    assert options("A. x\nB. y\nC. z") == 3 and options("Which?\n\n  A. x\n  B. y") == 2
+    assert options("Team A: 5 points. Team B: 7 points. Who won?") == options("Plan A. Run. Plan B. Hide. Which?") == 0
+    assert options("It says:\nTeam A: 5 points.\nTeam B: 7 points. Who won?") == 0
     assert options("Mr A. Smith asks") == options("What is 2 + 3?") == options("B) x") == 0
 
 

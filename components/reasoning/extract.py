@@ -41,6 +41,10 @@ _CLAUSE = re.compile(
 _ABBREVIATED = re.compile(r"(?:^|[\s.])(?:Mr|Mrs|Ms|Dr|Prof|St|Mt|Ft|Jr|Sr|Gen|Col|Capt|Lt|Sgt|Rev|Gov|Sen)$")
 _INITIAL = re.compile(r"(?:^|[\s.])[A-Z]$")
 _NAME = re.compile(r"\s+(?!(?:The|It|This|That|There|He|She|They|We|In|As|If|So|Because|Since)\b)[A-Z](?:[a-z]|\.)")
+# What makes a sentence of a line with a number, however short it is.
+_SAYS = re.compile(r"\b(?:is|are|was|were|be|has|have|had|will|would|of|it|we|he|so|no)\b|[→⇒]|[-=]>", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_COMMAND = re.compile(r"\\[A-Za-z]+")  # of LaTeX
 _GOES_ON = {"is", "was", "has", "had", "will", "would", "because", "since"}
 _NEGATED = re.compile(r"\b(is|was|are)n['’]t\b", re.IGNORECASE)
 # What makes a formula, or a name such as C#, another one; emphasis and exclamations are no such signs.
@@ -57,8 +61,9 @@ def extract(text: str, choices: int = 0) -> str:
     """Return the final answer in a text as it is written there; empty where there is none.
 
     What an announcement (`#### 72`, `\\boxed{72}`, `the answer is 72`, `Answer: 72`, a JSON object's "answer") names
-    comes first, the last of several. Without one it is the last number, and in a text without numbers the yes or no
-    that it begins with, or the last line.
+    comes first, the last of several. Without one a text that is no sentence (2024-05-17, 5 miles, \\frac{1}{2}) is the
+    answer itself; in a sentence it is the last number, and in one without numbers the yes or no that it begins with, or
+    the last line.
 
     Args:
         choices: how many lettered options the question has; the answer is then a letter, or empty.
@@ -76,6 +81,8 @@ def _extracted(text: str, choices: int) -> str:
         return said
     numbers = _NUMBER.findall(text)
     if numbers:
+        if (alone := _alone(text)) is not None:
+            return alone
         return numbers[-1]
     if begun := _YES_OR_NO.match(text):
         return begun[1]
@@ -187,6 +194,18 @@ def _announced(text: str, choices: int = 0) -> str | None:
         if named:
             return named
     return None
+
+
+def _alone(text: str) -> str | None:
+    """The answer that a text of one line is as a whole: a quantity, or a formula; none where it says more."""
+    text = text.strip()
+    if "\n" in text or _SAYS.search(text):
+        return None
+    if (value := _right_side(text)) is not None:
+        return value
+    plain = _bare(_plain(text))
+    is_formula = _WORD.search(_COMMAND.sub(" ", plain)) is None
+    return plain if is_formula or read_quantity(plain) is not None else None
 
 
 def _named(line: str, choices: int) -> str:

@@ -124,6 +124,26 @@ def test_empty_and_malformed_replies_are_wrong():
     assert reasoning_exam.grade("x", TASKS[11], Reply('{"answer": 12}', 0, 0.1)).right
 
 
+@pytest.mark.parametrize(
+    ("reply", "answer", "right"),
+    [
+        ("2024-05-17", "2024-05-17", True),
+        (r"\frac{1}{2}", r"\frac{1}{2}", True),
+        ("2 1/2", "2.5", True),
+        ("2 dozen", "24", True),
+        ("3 million", "3,000,000", True),
+        ("May 17, 2024", "May 17, 2024", True),
+        ("So she has 12 apples.", "12", True),
+        ("5 miles", "5 km", False),
+        ("x = 3 or x = 4", "4", False),
+        ("June 17, 2024", "May 17, 2024", False),
+    ],
+)
+def test_an_answer_without_an_announcement_is_graded_as_it_stands(reply, answer, right):
+    task = Task("How much?", "", answer, "other")
+    assert reasoning_exam.grade("x", task, Reply(reply, 1, 0.1)).right is right
+
+
 def test_results_are_written_and_drawn(graded, tmp_path):
     table, logged = table_of(graded, CONTENDERS, model="digest", seed=0), []
     run = SimpleNamespace(dir=tmp_path, log_artifact=logged.append)

@@ -62,6 +62,8 @@ class Grower:
             async for sample in thoughts:
                 yield sample.thought("")
                 thought = " ".join(sample.text.split())
+                if not sample.finished and (at := marked(thought, ANSWER_MARK.lower())) >= 0:
+                    thought = thought[:at].strip()  # of an answer that was cut off nobody knows the end
                 if thought:
                     grown.setdefault((*parents[sample.index].thoughts, thought), sample.index)
         ordered = sorted(grown, key=lambda thoughts: grown[thoughts])

@@ -90,6 +90,14 @@ def test_a_program_that_fails_goes_back_with_its_error():
     assert [turn["role"] for turn in model.calls[1]["messages"][-3:]] == ["user", "assistant", "user"]
 
 
+def test_a_program_that_was_cut_off_is_not_run():
+    """Four words are allowed: the first program ends within its second line, the second one is complete."""
+    model = Script("```python\nprint(4)\nx = 2 + 3\nprint(x)\n```", "```python\nprint(5)\n``` prints five, as you see")
+    events = run(program_aided(QUESTION, tools(model, max_tokens=4)))
+    assert text(events) == "5" and "cut off" in model.asked(1)
+    assert "4" not in text(events, "reasoning").split()
+
+
 @pytest.mark.parametrize(
     ("said", "error"),
     [

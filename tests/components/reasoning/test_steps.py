@@ -194,6 +194,12 @@ def test_depth_first_stops_at_the_first_answer():
     assert set(game.expanded) == {()}
 
 
+def test_an_answer_that_was_cut_off_within_its_thought_is_none_yet():
+    game = Game({(): ["so we say Answer: 1 2 0"], ("so we say",): ["Answer: 9"]}, {})
+    events = run(tree_of_thoughts(QUESTION, tools(game.script), depth=2, breadth=1, beam=1, thought_tokens=5))
+    assert text(events) == "9" and game.expanded == [(), ("so we say",)]
+
+
 def test_without_an_answer_in_the_tree_the_model_answers_from_the_best_steps():
     game = Game({(): ["a"], ("a",): ["b"]}, {})
     events = run(tree_of_thoughts(QUESTION, tools(game.script), depth=2, breadth=1, beam=1))

@@ -26,6 +26,7 @@ class State:
 
     thoughts: tuple[str, ...] = ()
     value: float = 0.0
+    unread: bool = False  # nobody knows how good they are: ``value`` is a guess
 
     @property
     def answer(self) -> str | None:
@@ -67,26 +68,27 @@ class Grower:
                 if thought:
                     grown.setdefault((*parents[sample.index].thoughts, thought), sample.index)
         ordered = sorted(grown, key=lambda thoughts: grown[thoughts])
-        values: list[float] = []
+        values: list[float | None] = []
         async with aclosing(self._judge([State(thoughts) for thoughts in ordered], values)) as judging:
             async for piece in judging:
                 yield piece
         for chain, value in zip(ordered, values, strict=True):
-            into.append(State(chain, value))
-            yield Piece(f"({value:.2f}) {' / '.join(chain)}\n", "reasoning")
+            state = State(chain, _UNREAD if value is None else value, unread=value is None)
+            into.append(state)
+            yield Piece(f"({state.value:.2f}) {' / '.join(chain)}\n", "reasoning")
 
-    async def _judge(self, states: Sequence[State], values: list[float]) -> AsyncGenerator[Piece, None]:
-        """Put each state's value into ``values``; one that the budget leaves no judgement for counts as unread."""
+    async def _judge(self, states: Sequence[State], values: list[float | None]) -> AsyncGenerator[Piece, None]:
+        """Put each state's value into ``values``; none where the judgement cannot be read, or the budget left none."""
         if self.by_scores and self.tools.score is not None:
             texts = ["\n".join(state.thoughts) for state in states]
             values.extend(weight_of(score) for score in (await self.tools.score(self.prompt, texts) if texts else ()))
             return
-        judged = dict.fromkeys(range(len(states)), _UNREAD)
+        judged: dict[int, float | None] = dict.fromkeys(range(len(states)))
         asked = [extended(self.prompt, state.shown(JUDGE)) for state in states]
         verdicts = draw(asked, self.tools, max_tokens=8, temperature=0.0, counted=False)
         async with aclosing(verdicts) as ending:
             async for sample in ending:
                 yield sample.thought("")
                 found = _VERDICT.search(sample.text)
-                judged[sample.index] = _WORTH[found[1].lower()] if found else _UNREAD
+                judged[sample.index] = _WORTH[found[1].lower()] if found else None
         values.extend(judged.values())

@@ -188,6 +188,20 @@ def test_depth_first_goes_back_from_a_dead_end():
     assert "back from: a" in text(events, "reasoning")
 
 
+def test_depth_first_follows_what_nobody_could_judge():
+    game = Game({(): ["a"], ("a",): ["Answer: 3"]}, {("a",): "perhaps?", ("a", "Answer: 3"): ""})
+    events = run(tree_of_thoughts(QUESTION, tools(game.script), search="depth_first", depth=2, breadth=1))
+    assert text(events) == "3" and game.expanded == [(), ("a",)]
+
+
+def test_depth_first_gives_the_answer_that_was_there_when_the_budget_was_spent():
+    """The two thoughts take all eight tokens: there is none left to judge them."""
+    game = Game({(): ["so we go on", "Answer: 7 it is"]}, {})
+    given = tools(game.script, limits={"tokens": 8})
+    events = run(tree_of_thoughts(QUESTION, given, search="depth_first", depth=3, breadth=2, thought_tokens=4))
+    assert text(events) == "7 it is" and game.judged == [] and given.budget.stopped_by == "tokens"
+
+
 def test_depth_first_stops_at_the_first_answer():
     game = Game({(): ["Answer: 7", "b"]}, {("Answer: 7",): "sure"})
     assert text(run(tree_of_thoughts(QUESTION, tools(game.script), search="depth_first", breadth=2))) == "7"

@@ -128,6 +128,8 @@ def test_self_refine_streams_its_last_possible_rewrite():
         (["4", "correct: nothing to do"], 2, "4"),
         (["4", ""], 2, "4"),  # no criticism
         (["4", "Correct the sum.", "5"], 3, "5"),  # an order, not a verdict
+        (["4", "Correct answer is 5, not 4.", "5"], 3, "5"),
+        (["4", "Correct answer."], 2, "4"),
         (["4", "Wrong.", ""], 3, "4"),  # an empty rewrite loses nothing
         ([""], 1, ""),
     ],
@@ -141,6 +143,33 @@ def test_self_refine_stops(said, calls, answer):
 def test_self_refine_gives_the_draft_when_the_budget_is_spent():
     given = tools(Script("it is 4"), limits={"tokens": 3})
     assert text(run(self_refine(QUESTION, given))) == "it is 4" and given.budget.stopped_by == "tokens"
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_self_refine_does_not_replace_a_whole_draft_by_a_part_of_one(rounds):
+    """Of ten tokens the draft takes five and the criticism two: three are too few to write it again."""
+    model = Script("two and three is five", "Too long.", "it is five and no more")
+    given = tools(model, limits={"tokens": 10})
+    events = run(self_refine(QUESTION, given, rounds=rounds))
+    assert text(events) == "two and three is five" and reasons(events) == ["stop"]
+    assert len(model.calls) == 2 and given.budget.stopped_by == "tokens"
+
+
+def test_self_refine_keeps_its_draft_where_a_rewrite_was_cut_off():
+    model = Script("it is 4", "Too short.", "it is 4 because 2 and 2")
+    events = run(self_refine(QUESTION, tools(model, max_tokens=4), rounds=2))
+    assert (text(events), reasons(events)) == ("it is 4", ["stop"])
+
+
+def test_self_refine_begins_no_rewrite_without_the_time_that_the_draft_took():
+    now = [0.0]
+
+    def says(messages, number):
+        now[0] += 4.0  # of ten seconds
+        return ["4", "Wrong.", "5"][number]
+
+    given = tools(Script(says), limits={"seconds": 10}, clock=lambda: now[0])
+    assert text(run(self_refine(QUESTION, given, rounds=1))) == "4" and given.budget.stopped_by == "seconds"
 
 
 class Game:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from components.reasoning.budget import within
 from components.reasoning.conversation import ANSWER_MARK, extended, marked
 from components.reasoning.events import Message, Piece, Tools
 from components.reasoning.metered import draw
@@ -81,7 +82,9 @@ class Grower:
         """Put each state's value into ``values``; none where the judgement cannot be read, or the budget left none."""
         if self.by_scores and self.tools.score is not None:
             texts = ["\n".join(state.thoughts) for state in states]
-            values.extend(weight_of(score) for score in (await self.tools.score(self.prompt, texts) if texts else ()))
+            scored = self.tools.score(self.prompt, texts) if texts else None
+            scores = await within(self.tools.budget, scored) if scored else None
+            values.extend([None] * len(texts) if scores is None else map(weight_of, scores))
             return
         judged: dict[int, float | None] = dict.fromkeys(range(len(states)))
         asked = [extended(self.prompt, state.shown(JUDGE)) for state in states]

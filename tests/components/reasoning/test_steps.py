@@ -11,7 +11,7 @@ from components.reasoning.strategies.self_refine import self_refine
 from components.reasoning.strategies.tree_of_thoughts import tree_of_thoughts
 from components.reasoning.strategies.zero_shot_cot import zero_shot_cot
 from components.reasoning.tree import JUDGE
-from tests.components.reasoning.fakes import QUESTION, Script, reasons, run, text, tools
+from tests.components.reasoning.fakes import QUESTION, Script, hang, reasons, run, text, tools
 
 CHANNELS = ("reasoning", "content")
 EXAMPLES = [
@@ -59,6 +59,18 @@ def test_the_closest_examples_come_before_the_question_the_closest_last():
         "Two and two.\nAnswer: 4",
         "What is 2 + 3?",
     ]
+
+
+def test_an_embedder_that_hangs_costs_the_time_that_is_left_and_no_more():
+    given = tools(Script("never"), similar=hang, limits={"seconds": 0.1})
+    assert text(run(few_shot_cot(QUESTION, given, examples=EXAMPLES))) == "" and given.budget.stopped_by == "seconds"
+
+
+def test_a_scorer_of_thoughts_that_hangs_costs_the_time_that_is_left_and_no_more():
+    game = Game({(): ["so", "Answer: 7"]}, {})
+    given = tools(game.script, score=hang, limits={"seconds": 0.3})
+    events = run(tree_of_thoughts(QUESTION, given, value="scores", depth=2, breadth=2))
+    assert text(events) == "7" and given.budget.stopped_by == "seconds"
 
 
 def test_few_shot_without_an_embedder_or_examples_is_refused():

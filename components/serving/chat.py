@@ -113,6 +113,7 @@ class ChatService:
                 formatted=run.formatted() and as_json_of is None,
                 show=run.show,
                 fit=run.fit,
+                choices=request.n,
                 unknown=ABSTENTION,
             )
             strategy = setup.strategy

@@ -181,6 +181,18 @@ def test_tokens_are_shared_by_all_that_a_request_does(serve):
     assert {choice["finish_reason"] for choice in body["choices"]} == {"length"}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_choice_takes_the_tokens_of_another(serve, stream):
+    client, engine = serve("self_consistency", {"samples": 8}, ["so Answer: 5"] * 16)
+    response = post(client, n=2, budget={"tokens": 600}, stream=stream)
+    if stream:
+        told = chunks(response)
+        answers = [joined([c for c in told if c["choices"][0]["index"] == index], "content") for index in (0, 1)]
+    else:
+        answers = [choice["message"]["content"] for choice in response.json()["choices"]]
+    assert answers == ["5", "5"] and max(body["max_tokens"] for body in engine.bodies) <= 300
+
+
 def test_time_gives_the_best_answer_so_far_without_a_stream(serve):
     client, engine = serve("direct", {}, ["one two"])
     engine.tail = ["hang"]

@@ -201,6 +201,24 @@ def test_time_gives_the_best_answer_so_far_without_a_stream(serve):
     assert body["choices"][0]["message"]["content"] == "one two" and engine.bodies[0]["stream"] is True
 
 
+@pytest.mark.parametrize("asked", [{"logprobs": True}, {"tools": [WEATHER]}])
+@pytest.mark.parametrize("strategy", ["self_consistency", "zero_shot_cot", "react"])
+def test_what_only_a_final_call_has_in_one_place_keeps_no_other_from_being_counted_by_pieces(serve, strategy, asked):
+    options, replies, answer = STRATEGIES[strategy]
+    client, engine = serve(strategy, options, replies)
+    assert post(client, **asked).json()["choices"][0]["message"]["content"] == answer
+    ends_whole = [strategy == "zero_shot_cot" and place == len(replies) - 1 for place in range(len(replies))]
+    assert [not body["stream"] for body in engine.bodies] == ends_whole
+
+
+def test_time_keeps_a_thought_that_is_written_for_a_client_with_logprobs(serve):
+    client, engine = serve("zero_shot_cot", {}, ["two and three"])
+    engine.tail = ["hang"]
+    body = post(client, budget={"seconds": 3.0}, logprobs=True).json()
+    assert body["choices"][0]["message"]["reasoning"] == "two and three"
+    assert body["budget"]["used"]["tokens"] == 3 and body["budget"]["spent"] == "seconds"
+
+
 @pytest.mark.parametrize("budget", [{"samples": 0}, {"seconds": -1}, {"token": 5}, "much"])
 def test_a_budget_that_makes_no_sense_is_an_openai_error(serve, budget):
     client, engine = serve("direct", {}, ["x"])

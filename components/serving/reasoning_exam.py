@@ -172,6 +172,8 @@ def grade(name: str, task: Task, reply: Reply) -> Graded:
 def table_of(graded: Sequence[Graded], contenders: Sequence[Contender], *, model: str, seed: int) -> dict[str, Any]:
     """Return the table that ``auto`` chooses from: each contender on all questions and on each kind of them.
 
+    A contender with a temperature or budget of its own is in it, but not to be chosen.
+
     Args:
         model: digest of the weights that answered.
     """
@@ -183,6 +185,7 @@ def table_of(graded: Sequence[Graded], contenders: Sequence[Contender], *, model
             some = [each for each in own if kind in (ALL, kinds[each.task.question])]
             if some and contender.strategy != "auto":
                 values = {"name": contender.name, "strategy": contender.strategy, "options": _placed(contender.options)}
+                values |= {"as_chosen": contender.temperature == 0 and contender.budget == Limits()}
                 rows.append({**values, "kind": kind, **figures(some, seed)})
     asked = "\n".join(sorted(f"{question}" for question in kinds))
     tasks = hashlib.sha256(asked.encode()).hexdigest()

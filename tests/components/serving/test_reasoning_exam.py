@@ -10,6 +10,7 @@ import pytest
 
 from components.config import UserError, parse
 from components.data.generated_tasks import Task, TaskConfig
+from components.reasoning.budget import Limits
 from components.reasoning.measured import choose, read_table
 from components.serving import reasoning_exam
 from components.serving.reasoning_exam import Contender, ReasoningTask, Reply, evaluation, gains, measure, table_of
@@ -71,6 +72,14 @@ def test_the_table_is_what_auto_reads_and_auto_is_not_in_it(graded):
     assert choose(table.rows, "arithmetic", tokens_left=20).name == "cheap"
     assert table_of(graded[:60], CONTENDERS[:1], model="digest", seed=3)["tasks"] == page["tasks"]
     assert table_of(graded[:59], CONTENDERS[:1], model="digest", seed=3)["tasks"] != page["tasks"]
+
+
+@pytest.mark.parametrize("own", [{"temperature": 0.7}, {"budget": Limits(tokens=50)}])
+def test_a_contender_with_a_temperature_or_budget_of_its_own_is_not_to_be_chosen(graded, own):
+    contenders = (CONTENDERS[0], CONTENDERS[1].model_copy(update=own))
+    table = read_table(table_of(graded, contenders, model="digest", seed=3))
+    assert {row.name: row.as_chosen for row in table.rows} == {"cheap": True, "good": False}
+    assert choose(table.rows, "logic").name == "cheap"
 
 
 def test_as_many_are_asked_at_a_time_as_there_are_users():

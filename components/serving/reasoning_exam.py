@@ -185,8 +185,8 @@ def table_of(graded: Sequence[Graded], contenders: Sequence[Contender], *, model
             some = [each for each in own if kind in (ALL, kinds[each.task.question])]
             if some and contender.strategy != "auto":
                 values = {"name": contender.name, "strategy": contender.strategy, "options": _placed(contender.options)}
-                values |= {"as_chosen": contender.temperature == 0 and contender.budget == Limits()}
-                rows.append({**values, "kind": kind, **figures(some, seed)})
+                as_chosen = contender.temperature == 0 and contender.budget == Limits()
+                rows.append({**values, "kind": kind, "as_chosen": as_chosen, **figures(some, seed)})
     asked = "\n".join(sorted(f"{question}" for question in kinds))
     tasks = hashlib.sha256(asked.encode()).hexdigest()
     table = {"version": VERSION, "model": model, "tasks": tasks, "seed": seed, "rows": rows}

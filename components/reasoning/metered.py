@@ -110,8 +110,7 @@ async def draw(
 
     All run at the same time, equal prompts over one prefix in the engine's cache. Where the budget cannot promise all
     of them their full length they share what is left; where shares get too small, some wait for what others leave.
-    Closing the generator cancels those that run; the failure of one ends all. Tokens are promised when a sample is
-    started, as several draws of one request may start theirs before any has begun to write.
+    Closing the generator cancels those that run; the failure of one ends all.
 
     Args:
         at_once: most that run at the same time; none: all.
@@ -145,7 +144,7 @@ async def draw(
                 if waits or (counted and not budget.take("samples")):
                     wanted = started
                     break
-                budget.promise(cap)
+                budget.promise(cap)  # at once: another choice may start its samples before these begin to write
                 waiting.add(started)
                 taken[started] = cap or 0
                 running[started] = asyncio.create_task(one(started, cap))

@@ -120,15 +120,18 @@ def solve(config: BuildPreferences, run: "Run", wanted: TraceConfig) -> "tuple[t
     from components.data import traces
     from components.reasoning import verify
 
-    def judge(task: "Task", texts: Sequence[str]) -> list[bool | None]:
-        if wanted.verify == "vote":
-            return verify.by_vote(task.question, texts, wanted.least_share)
-        return verify.by_answer(task.question, task.answer, texts)
+    def by_answer(task: "Task", solved: Sequence["traces.Solution"]) -> list[bool | None]:
+        return verify.by_answer(task.question, task.answer, [each.text for each in solved])
 
+    def by_vote(task: "Task", solved: Sequence["traces.Solution"]) -> list[bool | None]:
+        texts, finished = [each.text for each in solved], [each.finished for each in solved]
+        return verify.by_vote(task.question, texts, wanted.least_share, finished)
+
+    judge = by_vote if wanted.verify == "vote" else by_answer
     asked = traces.asked(wanted, config.seed)
     solutions = traces.solutions(draw(config, run, asked))
     again = [traces.hinted(each) for each in traces.unsolved(asked, solutions, judge)] if wanted.rationalize else []
-    made = traces.make(asked, solutions, judge, wanted, traces.solutions(draw(config, run, again)))
+    made = traces.make(asked, solutions, judge, wanted, traces.solutions(draw(config, run, again)), by_answer)
     run.log_text(traces.sample_text(made), "samples.md")
     held_out = traces.write_held_out(run.dir / "held_out.jsonl", asked)
     run.log_artifact(held_out)

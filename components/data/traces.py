@@ -24,8 +24,6 @@ RATIONALIZED = "traces:rationalized"  # of solutions that were written with the 
 REQUEST = "Think step by step. Then end with a line that says 'Answer:' and the answer."
 HINT = "(The answer is {answer}. Show the steps that lead to it, as if it was not known.)"
 
-Judge = Callable[[Task, Sequence[str]], Sequence[bool | None]]  # right, wrong, or not known
-
 
 class TraceConfig(Config):
     """Which questions a model solves, and what is made of its solutions."""
@@ -58,6 +56,9 @@ class Solution:
 
     text: str
     finished: bool
+
+
+Judge = Callable[[Task, Sequence[Solution]], Sequence[bool | None]]  # right, wrong, or not known
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,13 @@ def make(
     judge: Judge,
     config: TraceConfig,
     rationalized: Mapping[str, Sequence[Solution]] | None = None,
+    judge_of_rationalized: Judge | None = None,
 ) -> Traces:
     """Return demonstrations of right solutions, and pairs of right against wrong ones, at most one a text.
 
     A question takes turns with its right solutions. Rationalized ones are demonstrated, but win over none: the model
-    would not have written them unasked.
+    would not have written them unasked. What most of them say is what they were told: they are judged by the answer
+    that was given away, which ``judge_of_rationalized`` (none: ``judge``) sees to.
 
     Raises:
         UserError: there is no right solution at all.
@@ -142,7 +145,8 @@ def make(
         counts["cut_off"] += sum(not solution.finished for solution in own)
         shown = right[: config.demonstrations]
         if not right and rationalized:
-            told = _sorted(question, rationalized.get(question.prompt_id, ()), judge)[0]
+            again = rationalized.get(question.prompt_id, ())
+            told = _sorted(question, again, judge_of_rationalized or judge)[0]
             shown = told[: config.demonstrations]
             counts["rationalized"] += bool(shown)
         source = SOURCE if right else RATIONALIZED
@@ -185,7 +189,7 @@ def sample_text(traces: Traces, count: int = 20) -> str:
 
 def _sorted(question: Asked, solutions: Sequence[Solution], judge: Judge) -> tuple[list[str], list[str], int]:
     """(right and finished texts, wrong ones, how many are right): each text once, without empty ones."""
-    verdicts = judge(question.task, [solution.text for solution in solutions])
+    verdicts = judge(question.task, solutions)
     right, wrong = dict[str, None](), dict[str, None]()
     for solution, verdict in zip(solutions, verdicts, strict=True):
         text = solution.text.strip()

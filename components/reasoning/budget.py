@@ -1,12 +1,14 @@
 """What one request may spend: tokens, samples, seconds and tool calls."""
 
+import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeVar
 
 from components.config import Config, Field
 
 Kind = Literal["tokens", "samples", "seconds", "tool_calls"]
+T = TypeVar("T")
 KINDS: tuple[Kind, ...] = ("tokens", "samples", "seconds", "tool_calls")
 
 
@@ -105,6 +107,24 @@ class Budget:
         seconds = round(self._clock() - self._began, 3)
         limits = self.limits.model_dump(exclude_none=True)
         return {"spent": self.stopped_by, "limits": limits, "used": {**used, "seconds": seconds}}
+
+
+async def within(budget: Budget, work: Awaitable[T]) -> T | None:
+    """Return what an index, a scorer or an embedder says; none where it takes longer than there is time.
+
+    Raises:
+        Exception: what ``work`` raises, a timeout of its own included.
+    """
+    left = budget.seconds_left()
+    if left is None:
+        return await work
+    try:
+        return await asyncio.wait_for(work, left)
+    except TimeoutError:
+        if budget.seconds_left():
+            raise
+        budget.stop("seconds")
+        return None
 
 
 def reasoning_share(max_tokens: int | None, max_reasoning_tokens: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from components.reasoning.budget import within
 from components.reasoning.events import Found, Message, Piece, Tools, last_question, text_of
 
 ANSWER_MARK = "Answer:"
@@ -16,10 +17,13 @@ _LISTED = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s*(.+?)\s*$", re.MULTILINE)
 
 
 async def grounded(messages: Sequence[Message], tools: Tools) -> tuple[list[Message], list[Found]]:
-    """Return the prompt, over retrieved passages where there is an index, and what was found to be yielded."""
+    """Return the prompt, over retrieved passages where there is an index, and what was found to be yielded.
+
+    Where the time is over before the index answers there are no passages, and nothing more is going to be generated.
+    """
     if tools.retrieve is None:
         return list(messages), []
-    passages = await tools.retrieve(last_question(messages))
+    passages = await within(tools.budget, tools.retrieve(last_question(messages))) or []
     found = Found(tuple(tools.fit(messages, passages)))
     return tools.ground(messages, found.passages), [found]
 

@@ -72,6 +72,7 @@ class Tools:
     formatted: bool = False  # the client wants its answer in a format that only a final call of the model has
     show: Callable[[Passage], str] = plainly  # a passage as prompts may show it, guarded where the name says so
     fit: Callable[[Sequence[Message], Sequence[Passage]], Sequence[Passage]] = lambda _, found: found  # what has room
+    choices: int = 1  # answers to the request that are made at the same time, from one budget
     unknown: str = "I don't know."  # what is answered where nothing holds the answer
 
 

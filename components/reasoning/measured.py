@@ -11,6 +11,8 @@ from components.reasoning.extract import options as lettered_options
 
 VERSION = 1
 ALL = "all"  # the kind of a row over all questions
+_FEWEST = 20  # questions of a kind that say more about it than all questions do
+_OPERATOR = re.compile(r"(?<=[\d)])(?:\s*[+*×÷^]\s*|\s+[-−–/]\s+)(?=\(?[-−]?\d)")  # a fraction or a date has none
 
 
 class Interval(Config):
@@ -32,6 +34,7 @@ class Row(Config):
     accuracy: Interval
     tokens: Interval  # written for one question, by all samples and calls
     seconds: Interval
+    as_chosen: bool = True  # not with a temperature or budget of its own, which auto's choice would not have
 
     @property
     def accuracy_per_1000_tokens(self) -> float:
@@ -78,7 +81,7 @@ def kind_of(question: str) -> str:
         return "choice"
     words = re.findall(r"[A-Za-z]+", question)
     numbers = re.findall(r"\d+(?:\.\d+)?", question)
-    if len(numbers) >= 2 and (len(words) <= 8 or re.search(r"\d\s*[-+*/×÷^]\s*\(?\d", question)):
+    if len(numbers) >= 2 and (len(words) <= 8 or len(_OPERATOR.findall(question)) >= 2):
         return "arithmetic"
     if len(numbers) >= 2:
         return "story"
@@ -88,13 +91,16 @@ def kind_of(question: str) -> str:
 
 
 def choose(rows: Sequence[Row], kind: str, tokens_left: int | None = None) -> Row:
-    """Return the row of the strategy to use for a question of this kind.
+    """Return the row of the strategy to use for a question of this kind: by what was measured on 20 such questions or
+    more, else on all.
 
     Of those that are not measurably worse than the most accurate one (its mean lies within their interval or below
     it), the one with the most right answers per token. Those that write more than ``tokens_left`` on average are left
     out, unless all do: then it is the one that writes least.
     """
-    known = [row for row in rows if row.kind == kind] or [row for row in rows if row.kind == ALL] or list(rows)
+    rows = [row for row in rows if row.as_chosen]
+    of_kind = [row for row in rows if row.kind == kind and row.accuracy.n >= _FEWEST]
+    known = of_kind or [row for row in rows if row.kind == ALL] or rows
     fitting = [row for row in known if tokens_left is None or row.tokens.mean <= tokens_left]
     if not fitting:
         return min(known, key=lambda row: row.tokens.mean)

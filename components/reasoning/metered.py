@@ -117,10 +117,14 @@ async def draw(
         counted: whether they are samples in the sense of the budget, and not judgements of samples.
     """
     budget, ended = tools.budget, asyncio.Queue[tuple[int, Sample | BaseException]]()
-    running: dict[int, tuple[asyncio.Task[None], int]] = {}
+    share = None if (left := budget.unwritten()) is None else max(1, left // tools.choices)  # of this draw
+    running: dict[int, asyncio.Task[None]] = {}
+    waiting, taken = set[int](), dict[int, int]()  # what has not begun; what each was promised, then what it wrote
 
     async def one(index: int, cap: int | None) -> None:
         try:
+            waiting.remove(index)
+            budget.settle(cap, 0)  # in this very step the generation promises itself what it may write
             call = tools.generate(prompts[index], max_tokens=cap, temperature=temperature, stop=stop)
             sample = await whole(call)
             if not sample.finished and cap != max_tokens:
@@ -133,14 +137,17 @@ async def draw(
     try:
         while True:
             while started < wanted and (at_once is None or len(running) < at_once):
-                promised = sum(cap for _, cap in running.values())
-                cap, waits = _room(budget, max_tokens, promised, wanted - started, first=started == 0)
+                own = None if share is None else share - sum(taken.values())
+                cap, waits = _room(budget, max_tokens, own, wanted - started, first=started == 0, alone=not running)
                 if waits and running:
                     break
                 if waits or (counted and not budget.take("samples")):
                     wanted = started
                     break
-                running[started] = asyncio.create_task(one(started, cap)), cap or 0
+                budget.promise(cap)  # at once: another choice may start its samples before these begin to write
+                waiting.add(started)
+                taken[started] = cap or 0
+                running[started] = asyncio.create_task(one(started, cap))
                 started += 1
             if not running:
                 return
@@ -148,31 +155,36 @@ async def draw(
             del running[index]
             if isinstance(sample, BaseException):
                 raise sample
+            taken[index] = sample.completion_tokens
             yield replace(sample, index=index)
     finally:
-        tasks = [task for task, _ in running.values()]
-        for task in tasks:
+        for task in running.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        budget.settle(sum(taken[index] for index in waiting), 0)
+        await asyncio.gather(*running.values(), return_exceptions=True)
 
 
 def _room(
-    budget: Budget, max_tokens: int | None, promised: int, waiting: int, *, first: bool
+    budget: Budget, max_tokens: int | None, own: int | None, waiting: int, *, first: bool, alone: bool
 ) -> tuple[int | None, bool]:
-    """Return (the cap of the next sample, whether it has to wait or, with none running, cannot begin)."""
-    left = budget.unwritten()
+    """Return (the cap of the next sample, whether it has to wait or, with none running, cannot begin).
+
+    Args:
+        own: what the draw may still be promised of its share; none: all that is free.
+        alone: no sample of the draw runs.
+    """
+    left = budget.cap(own)
     if budget.seconds_left() == 0:
         budget.stop("seconds")
         return None, True
     if left is None:
         return max_tokens, False
-    free = left - promised
-    share = max(1, free // waiting)
+    share = max(1, left // waiting)
     wanted = share if max_tokens is None else min(max_tokens, max(share, _USEFUL_TOKENS))
-    if free >= wanted:
+    if left >= wanted:
         return wanted, False
-    if first and free > 0:
-        return free, False
-    if not promised:
+    if first and left > 0:
+        return left, False
+    if alone:
         budget.stop("tokens")
     return None, True

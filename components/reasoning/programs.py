@@ -28,6 +28,12 @@ def source_of(text: str) -> str:
     return source
 
 
+def is_open(text: str) -> bool:
+    """Return whether a text ends within its program, so that one that was cut off there has lost a part of it."""
+    fences = text.count("```")
+    return fences % 2 == 1 or fences == 0
+
+
 def _is_expression(text: str) -> bool:
     try:
         body = ast.parse(text.strip(), mode="eval").body

@@ -1,8 +1,8 @@
 """What strategies share that search by themselves: passages that are numbered once, and searches that end in time."""
 
-import asyncio
 from collections.abc import Sequence
 
+from components.reasoning.budget import within
 from components.reasoning.events import Passage, Tools
 
 
@@ -44,16 +44,7 @@ class Passages:
         """Return what the index finds; an index that does not answer must not cost more time than there is."""
         retrieve, budget = self._tools.retrieve, self._tools.budget
         assert retrieve is not None, "only handed on where there is an index"
-        left = budget.seconds_left()
-        if left is None:
-            return await retrieve(question)
-        try:
-            return await asyncio.wait_for(retrieve(question), left)
-        except TimeoutError:
-            if budget.seconds_left():
-                raise
-            budget.stop("seconds")
-            return []
+        return await within(budget, retrieve(question)) or []
 
 
 def in_order(passages: Sequence[Passage], tools: Tools) -> str:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from components.reasoning.budget import within
 from components.reasoning.conversation import ANSWER_MARK, extended, marked
 from components.reasoning.events import Message, Piece, Tools
 from components.reasoning.metered import draw
@@ -26,6 +27,7 @@ class State:
 
     thoughts: tuple[str, ...] = ()
     value: float = 0.0
+    unread: bool = False  # nobody knows how good they are: ``value`` is a guess
 
     @property
     def answer(self) -> str | None:
@@ -62,29 +64,34 @@ class Grower:
             async for sample in thoughts:
                 yield sample.thought("")
                 thought = " ".join(sample.text.split())
+                if not sample.finished and (at := marked(thought, ANSWER_MARK.lower())) >= 0:
+                    thought = thought[:at].strip()  # of an answer that was cut off nobody knows the end
                 if thought:
                     grown.setdefault((*parents[sample.index].thoughts, thought), sample.index)
         ordered = sorted(grown, key=lambda thoughts: grown[thoughts])
-        values: list[float] = []
+        values: list[float | None] = []
         async with aclosing(self._judge([State(thoughts) for thoughts in ordered], values)) as judging:
             async for piece in judging:
                 yield piece
         for chain, value in zip(ordered, values, strict=True):
-            into.append(State(chain, value))
-            yield Piece(f"({value:.2f}) {' / '.join(chain)}\n", "reasoning")
+            state = State(chain, _UNREAD if value is None else value, unread=value is None)
+            into.append(state)
+            yield Piece(f"({state.value:.2f}) {' / '.join(chain)}\n", "reasoning")
 
-    async def _judge(self, states: Sequence[State], values: list[float]) -> AsyncGenerator[Piece, None]:
-        """Put each state's value into ``values``; one that the budget leaves no judgement for counts as unread."""
+    async def _judge(self, states: Sequence[State], values: list[float | None]) -> AsyncGenerator[Piece, None]:
+        """Put each state's value into ``values``; none where the judgement cannot be read, or the budget left none."""
         if self.by_scores and self.tools.score is not None:
             texts = ["\n".join(state.thoughts) for state in states]
-            values.extend(weight_of(score) for score in (await self.tools.score(self.prompt, texts) if texts else ()))
+            scored = self.tools.score(self.prompt, texts) if texts else None
+            scores = await within(self.tools.budget, scored) if scored else None
+            values.extend([None] * len(texts) if scores is None else map(weight_of, scores))
             return
-        judged = dict.fromkeys(range(len(states)), _UNREAD)
+        judged: dict[int, float | None] = dict.fromkeys(range(len(states)))
         asked = [extended(self.prompt, state.shown(JUDGE)) for state in states]
         verdicts = draw(asked, self.tools, max_tokens=8, temperature=0.0, counted=False)
         async with aclosing(verdicts) as ending:
             async for sample in ending:
                 yield sample.thought("")
                 found = _VERDICT.search(sample.text)
-                judged[sample.index] = _WORTH[found[1].lower()] if found else _UNREAD
+                judged[sample.index] = _WORTH[found[1].lower()] if found else None
         values.extend(judged.values())

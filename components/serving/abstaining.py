@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from components.data.grounding import ABSTENTION
+from components.reasoning.budget import within
 from components.reasoning.events import Found, Message, Piece, Strategy, Tools, last_question
 
 
@@ -15,8 +16,9 @@ async def abstaining(
     A passage that does not say whether it is, as in modes without a threshold, counts as strong.
     """
     if tools.retrieve is not None:
-        found = await tools.retrieve(last_question(messages))
-        if not any(passage.get("answerable", True) for passage in found):
+        found = await within(tools.budget, tools.retrieve(last_question(messages)))
+        # An index that did not answer in time has not found nothing: the strategy ends with the budget then.
+        if found is not None and not any(passage.get("answerable", True) for passage in found):
             yield Found(tuple(found))
             yield Piece(ABSTENTION, finish_reason="stop")
             return

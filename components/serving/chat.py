@@ -93,7 +93,8 @@ class ChatService:
             setup.settings.temperature,
             setup.adapter,
             self._retry_after_s,
-            timed=run.by_pieces() and not run.comes_whole(),
+            timed=run.by_pieces(),
+            whole=run.comes_whole(),
             left_out=run.left_out(),
         )
         limit, left = request.token_limit() or setup.settings.max_tokens, run.budget.unwritten()
@@ -113,6 +114,7 @@ class ChatService:
                 formatted=run.formatted() and as_json_of is None,
                 show=run.show,
                 fit=run.fit,
+                choices=request.n,
                 unknown=ABSTENTION,
             )
             strategy = setup.strategy

@@ -67,9 +67,12 @@ class ChatRun:
         return self.counted or several or limits.seconds is not None
 
     def comes_whole(self) -> bool:
-        """Return whether the answer has parts that only a whole response of the engine has in one place."""
-        asked = self.request.model_extra or {}
-        return not self.request.stream and bool(asked.get("logprobs") or self.request.tools)
+        """Return whether the answer has parts that only a whole response of the engine has in one place.
+
+        React calls the client's tools itself: the engine is told of none.
+        """
+        asked, acts = self.request.model_extra or {}, self.setup.settings.strategy == "react"
+        return not self.request.stream and bool(asked.get("logprobs") or (self.request.tools and not acts))
 
     def left_out(self) -> frozenset[str]:
         """Return the client's fields that the strategy or the server sees to, and not the engine."""

@@ -66,6 +66,7 @@ class Speaker:
     adapter: Adapter | None
     retry_after_s: int
     timed: bool = False  # a limit keeps or counts what is written so far: tokens have to come as they are made
+    whole: bool = False  # but those of a final call at once, with what only a whole response has in one place
     left_out: frozenset[str] = frozenset()  # fields of the request that the engine is not told
 
 
@@ -88,7 +89,7 @@ def generator(speaker: Speaker, choice: int) -> Generate:
         calls += 1
         fields = request.engine_fields(final=final, left_out=speaker.left_out)
         body = {"temperature": speaker.temperature, **fields, "messages": list(messages)}
-        streams = request.stream or speaker.timed
+        streams = request.stream or (speaker.timed and not (final and speaker.whole))
         body |= {"max_tokens": max_tokens, "n": 1, "stream": streams}
         body["request_id"] = f"{speaker.request_id}-{choice}-{calls}"
         if temperature is not None:

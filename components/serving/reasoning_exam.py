@@ -22,7 +22,7 @@ from components.data.statistics import interval
 from components.data.task_files import read_tasks
 from components.progress import progress
 from components.reasoning.budget import Limits
-from components.reasoning.extract import extract, known, options, same
+from components.reasoning.extract import extract, key, known, options, same
 from components.reasoning.measured import ALL, VERSION, kind_of, read_table
 from components.serving.settings import EngineOptions, ServedName
 
@@ -162,13 +162,17 @@ def measure(tasks: Sequence[Task], names: Sequence[str], ask: Ask, users: int) -
 
 def grade(name: str, task: Task, reply: Reply) -> Graded:
     """Return whether a reply's final answer is the task's."""
-    extracted = extract(reply.text, options(task.question))
+    extracted, words = extract(reply.text, options(task.question)), key(reply.text)
+    if words and words == key(task.answer):  # a date in words is no number in a sentence
+        return Graded(name, task, reply, reply.text.strip(), True)
     right = bool(extracted) and same(extracted, task.answer, mathematics=True)
     return Graded(name, task, reply, extracted, right)
 
 
 def table_of(graded: Sequence[Graded], contenders: Sequence[Contender], *, model: str, seed: int) -> dict[str, Any]:
     """Return the table that ``auto`` chooses from: each contender on all questions and on each kind of them.
+
+    A contender with a temperature or budget of its own is in it, but not to be chosen.
 
     Args:
         model: digest of the weights that answered.
@@ -181,7 +185,8 @@ def table_of(graded: Sequence[Graded], contenders: Sequence[Contender], *, model
             some = [each for each in own if kind in (ALL, kinds[each.task.question])]
             if some and contender.strategy != "auto":
                 values = {"name": contender.name, "strategy": contender.strategy, "options": _placed(contender.options)}
-                rows.append({**values, "kind": kind, **figures(some, seed)})
+                as_chosen = contender.temperature == 0 and contender.budget == Limits()
+                rows.append({**values, "kind": kind, "as_chosen": as_chosen, **figures(some, seed)})
     asked = "\n".join(sorted(f"{question}" for question in kinds))
     tasks = hashlib.sha256(asked.encode()).hexdigest()
     table = {"version": VERSION, "model": model, "tasks": tasks, "seed": seed, "rows": rows}

@@ -13,11 +13,17 @@ def needs(options: Mapping[str, Any]) -> frozenset[str]:
     """Return what has to be handed in for the strategies of the table."""
     from components.reasoning.menu import needs as needs_of
 
-    found = frozenset[str]()
-    for row in read_table(options["table"]).rows:
+    found, rows = frozenset[str](), read_table(options["table"]).rows
+    if not any(row.as_chosen for row in rows):
+        raise UserError(
+            "every strategy in the table of auto was measured with a temperature or budget of its own, which auto does "
+            "not give it: measure one without"
+        )
+    for row in rows:
         if row.strategy == "auto":
             raise UserError("the table of auto has auto itself in it: measure strategies that answer themselves")
-        found |= needs_of(row.strategy, row.options)
+        if row.as_chosen:
+            found |= needs_of(row.strategy, row.options)
     return found
 
 

@@ -5,6 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 from components.config import UserError
+from components.reasoning.budget import within
 from components.reasoning.conversation import ANSWER_MARK, STEPS_REQUEST, Splitter, conclude, extended, grounded
 from components.reasoning.events import Found, Message, Piece, Tools
 from components.reasoning.metered import Sample, draw
@@ -25,6 +26,8 @@ async def best_of_n(
     at_once: int | None = None,
 ) -> AsyncGenerator[Piece | Found, None]:
     """Yield the answer with the highest score; an answer that was cut off or is empty wins only against its like.
+
+    Where the budget's time is over before there are scores, it is the first of the answers.
 
     With ``think`` each sample reasons first; the winner's reasoning is then told apart from its answer.
 
@@ -47,14 +50,14 @@ async def best_of_n(
             drawn.append(sample)
             yield sample.thought("")
     drawn.sort(key=lambda sample: sample.index)
-    scores = await tools.score(asked, [sample.text for sample in drawn]) if drawn else []
+    scores = await within(tools.budget, tools.score(asked, [sample.text for sample in drawn])) if drawn else []
     ranked = sorted(
-        zip(drawn, scores, strict=True),
+        zip(drawn, [0.0] * len(drawn) if scores is None else scores, strict=True),
         key=lambda pair: (pair[0].finished and bool(pair[0].text.strip()), pair[1]),
         reverse=True,
     )
     answer = ranked[0][0].text.strip() if ranked else ""
-    listed = ", ".join(f"{score:.3f}" for _, score in ranked)
+    listed = "none in time" if scores is None else ", ".join(f"{score:.3f}" for _, score in ranked)
     if think and ranked:
         splitter = Splitter(ANSWER_MARK)
         told = [*splitter.feed(Piece(ranked[0][0].text)), *splitter.rest()]

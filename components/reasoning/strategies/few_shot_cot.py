@@ -5,6 +5,7 @@ from contextlib import aclosing
 from typing import Any, Literal
 
 from components.config import UserError
+from components.reasoning.budget import within
 from components.reasoning.conversation import ANSWER_MARK, Splitter, conclude, grounded, last_user
 from components.reasoning.events import Found, Message, Piece, Tools, last_question
 from components.reasoning.extract import extract, options
@@ -41,8 +42,8 @@ async def few_shot_cot(
     if choose == "similar":
         if tools.similar is None:
             raise UserError("few_shot_cot chooses examples by similarity, and there is no embedder: set embedder=…")
-        closeness = await tools.similar(question, [example["question"] for example in usable])
-        order = sorted(range(len(usable)), key=lambda place: closeness[place])
+        closeness = await within(tools.budget, tools.similar(question, [example["question"] for example in usable]))
+        order = sorted(range(len(usable)), key=lambda place: closeness[place] if closeness else -place)
         usable = [usable[place] for place in order[-shots:]]
     prompt, found = await grounded(messages, tools)
     for each in found:

@@ -7,7 +7,7 @@ from typing import Any
 from components.reasoning.conversation import conclude, extended, followed, grounded, last_user
 from components.reasoning.events import Found, Message, Piece, Tools
 from components.reasoning.metered import whole
-from components.reasoning.programs import source_of
+from components.reasoning.programs import is_open, source_of
 from components.reasoning.sandbox import SandboxLimits, run_program
 
 EXAMPLES = (
@@ -36,8 +36,9 @@ async def program_aided(
     """Yield the program and what became of it as reasoning, and what it prints as the answer.
 
     Two questions with their programs stand before the question as earlier turns: within its own turn, a small model
-    takes an example for the question. A program that fails goes back to the model with its error, ``attempts`` times in
-    all. After that the model answers without one, and ``program_error`` beside the answer says so.
+    takes an example for the question. A program that fails, or that was cut off, goes back to the model with its
+    error, ``attempts`` times in all. After that the model answers without one, and ``program_error`` beside the answer
+    says so.
 
     Source: Gao et al. 2022, "PAL: Program-aided Language Models"; Chen et al. 2022, "Program of Thoughts Prompting".
     """
@@ -54,6 +55,8 @@ async def program_aided(
             error = "ValueError: there is no program in the reply"
         elif source in dict(EXAMPLES).values():
             error = "ValueError: that is an example's program"
+        elif not written.finished and is_open(written.text):
+            error = "ValueError: the program was cut off before its end, write a shorter one"
         elif not tools.budget.take("tool_calls"):
             error = "no more programs are allowed to run"
             break

@@ -5,6 +5,7 @@ from contextlib import aclosing
 from typing import Any, Literal
 
 from components.config import UserError
+from components.reasoning.budget import within
 from components.reasoning.conversation import STEPS_REQUEST, conclude, extended, grounded
 from components.reasoning.events import Found, Message, Piece, Tools, last_question
 from components.reasoning.extract import extract, options, same
@@ -34,8 +35,8 @@ async def self_consistency(
     The samples run at the same time (``at_once`` of them) and share their prompt in the engine's cache. Those that
     still run are cancelled once the vote is decided: for certain, or with ``confidence`` with that probability. A
     chain that was cut off votes only where none was finished. With ``weights`` scores (what none is where there is a
-    scorer), a vote weighs the logistic function of its chain's score. ``show`` sample answers with the whole first
-    chain of the winner.
+    scorer), a vote weighs the logistic function of its chain's score; votes are equal where the budget's time is over
+    before all scores are there. ``show`` sample answers with the whole first chain of the winner.
 
     Source: Wang et al. 2022, "Self-Consistency Improves Chain of Thought Reasoning in Language Models".
 
@@ -56,7 +57,10 @@ async def self_consistency(
             drawn[sample.index] = sample
             yield sample.thought(f"{sample.text.strip()}\n\n")
             if sample.finished:
-                weight = weight_of((await scorer(asked, [sample.text]))[0]) if scorer else 1.0
+                scored = await within(tools.budget, scorer(asked, [sample.text])) if scorer else None
+                if scorer and scored is None:  # the time is over: from here on, and so far, votes are equal
+                    scorer, tally = None, _equal(tally)
+                weight = weight_of(scored[0]) if scored else 1.0
                 tally.add(extract(sample.text, choices), sample.index, weight)
             if tally.decided(samples - len(drawn), confidence):
                 break
@@ -78,6 +82,15 @@ async def self_consistency(
     async with aclosing(conclude(prompt, answer, tools, whole=show == "answer" or shown.finished)) as pieces:
         async for piece in pieces:
             yield piece
+
+
+def _equal(tally: Tally) -> Tally:
+    """Return the same votes, each of the weight 1."""
+    equal = Tally(same)
+    for ballot in tally.ballots:
+        for voter in ballot.voters:
+            equal.add(ballot.answer, voter)
+    return equal
 
 
 def _weighs(weights: str | None, tools: Tools) -> bool:

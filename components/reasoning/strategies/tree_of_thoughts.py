@@ -32,8 +32,9 @@ async def tree_of_thoughts(
     """Yield the thoughts with their values as reasoning, then the answer that the best ones lead to.
 
     ``beam``: all kept states grow by one step at a time, ``breadth`` proposals each, and the best ``beam`` are kept.
-    ``depth_first``: the best child is followed first; children below ``threshold`` are cut off, and a dead end goes
-    back to the next best. A state is worth what the model says (sure, likely, impossible) or a reward model's score.
+    ``depth_first``: the best child is followed first; children below ``threshold`` are cut off (one whose judgement
+    cannot be read is not), and a dead end goes back to the next best. A state is worth what the model says (sure,
+    likely, impossible) or a reward model's score.
 
     Source: Yao et al. 2023, "Tree of Thoughts: Deliberate Problem Solving with Large Language Models", algorithms 1
     and 2.
@@ -93,9 +94,13 @@ async def _depth_first(
     async with aclosing(grower.children([state], grown)) as thoughts:
         async for thought in thoughts:
             yield thought
-    promising = [child for child in grown if child.value >= threshold]
+    promising = [child for child in grown if child.unread or child.value >= threshold]
     if not promising and state.thoughts:
         yield Piece(f"back from: {state.thoughts[-1]}\n", "reasoning")
+    if grower.tools.budget.stopped_by:  # what is answered already must not wait for what nobody can follow
+        reached.extend(child for child in promising if child.answer)
+    if any(leaf.answer for leaf in reached):
+        return
     for child in sorted(promising, key=lambda child: -child.value):
         if child.answer or depth == 1:
             reached.append(child)

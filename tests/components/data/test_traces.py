@@ -16,8 +16,13 @@ from components.reasoning.verify import by_answer, by_vote
 CONFIG = TraceConfig(generated=TaskConfig(arithmetic=20, stories=0, logic=0), test_share=0.3)
 
 
-def judge(task, texts):
-    return by_answer(task.question, task.answer, texts)
+def judge(task, solved):
+    return by_answer(task.question, task.answer, [each.text for each in solved])
+
+
+def vote(task, solved):
+    texts, finished = [each.text for each in solved], [each.finished for each in solved]
+    return by_vote(task.question, texts, 0.4, finished)
 
 
 def solved(questions, *kinds):
@@ -105,12 +110,35 @@ def test_losers_of_a_vote_make_pairs_without_a_known_answer():
     made = make(
         questions,
         solved(questions, "right", "also right", "wrong"),
-        lambda task, given: by_vote(task.question, given, 0.5),
+        vote,
         CONFIG,
     )
     assert len(made.pairs) == 20
     with pytest.raises(UserError):
         make(questions, solved(questions, "right", "wrong"), lambda task, given: [None] * len(given), CONFIG)
+
+
+def test_what_was_cut_off_has_no_vote():
+    texts = ["Answer: 5", "so 5", "then 4", "and 4", "with 4", "first 5"]
+    finished = [True, True, False, False, False, False]
+    assert by_vote("What is 2 + 3?", texts, 0.3, finished) == [True, True, False, False, False, True]
+    assert by_vote("What is 2 + 3?", texts, 0.3) == [None] * 6, "a tie, if all voted"
+    assert by_vote("What is 2 + 3?", texts, 0.4, finished) == [None] * 6, "two of six are too few"
+    questions = asked(CONFIG, 1)
+    wrong = {each.prompt_id: [Solution("Answer: -1", False)] * 3 for each in questions}
+    own = {each: [*wrong[each], *right] for each, right in solved(questions, "right", "also right").items()}
+    made = make(questions, own, vote, CONFIG)
+    assert len(made.pairs) == 20 and {row["rejected"][0]["content"] for row in made.pairs} == {"Answer: -1"}
+
+
+def test_what_was_written_with_the_answer_in_sight_is_judged_by_that_answer():
+    """Of three such solutions two agree on a wrong answer: a vote would demonstrate them."""
+    questions = [each for each in asked(CONFIG, 1) if each.split == "train"]
+    config = CONFIG.model_copy(update={"rationalize": True, "demonstrations": 3})
+    told = solved(questions, "wrong", "wrong", "right")
+    made = make(questions, solved(questions, "empty"), vote, config, told, judge)
+    texts = [row["completion"][0]["content"] for row in made.demonstrations]
+    assert texts == [f"{each.task.reasoning}\nAnswer: {each.task.answer}" for each in questions]
 
 
 def test_tables_are_written_and_described(tmp_path):

@@ -59,6 +59,11 @@ async def retrieve(question):
     return [{"passage_id": "p1", "text": f"about {question}", "title": "a page"}]
 
 
+async def hang(*_):
+    """An index, a scorer or an embedder that does not answer."""
+    await asyncio.sleep(30)
+
+
 def tools(model, *, index=False, max_tokens=None, limits=None, clock=None, **fields):
     """Tools over a scripted model; `limits` are those of its budget."""
     budget = Budget(Limits(**(limits or {})), **({"clock": clock} if clock else {}))

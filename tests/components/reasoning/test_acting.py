@@ -90,6 +90,14 @@ def test_a_program_that_fails_goes_back_with_its_error():
     assert [turn["role"] for turn in model.calls[1]["messages"][-3:]] == ["user", "assistant", "user"]
 
 
+def test_a_program_that_was_cut_off_is_not_run():
+    """Four words are allowed: the first program ends within its second line, the second one is complete."""
+    model = Script("```python\nprint(4)\nx = 2 + 3\nprint(x)\n```", "```python\nprint(5)\n``` prints five, as you see")
+    events = run(program_aided(QUESTION, tools(model, max_tokens=4)))
+    assert text(events) == "5" and "cut off" in model.asked(1)
+    assert "4" not in text(events, "reasoning").split()
+
+
 @pytest.mark.parametrize(
     ("said", "error"),
     [
@@ -238,17 +246,17 @@ def test_what_is_no_arithmetic_is_refused(expression):
         calculate(expression)
 
 
-def interval(mean, spread=0.02):
-    return Interval(mean=mean, low=mean - spread, high=mean + spread, n=100)
+def interval(mean, spread=0.02, n=100):
+    return Interval(mean=mean, low=mean - spread, high=mean + spread, n=n)
 
 
-def row(name, accuracy, tokens, kind="all", spread=0.02, strategy="direct", **options):
+def row(name, accuracy, tokens, kind="all", spread=0.02, strategy="direct", n=100, **options):
     return Row(
         name=name,
         strategy=strategy,
         options=options,
         kind=kind,
-        accuracy=interval(accuracy, spread),
+        accuracy=interval(accuracy, spread, n),
         tokens=interval(tokens),
         seconds=interval(1.0),
     )
@@ -268,6 +276,35 @@ def test_auto_has_a_choice_for_each_kind_and_one_for_all_others():
     asked = ["What is 2 + 3?", "Tom has 3 red apples and buys 5 more. How many apples has he now?"]
     asked += ["Ann is taller than Bob. Who is taller?", "Which?\nA) x\nB) y", "What is the capital of France?"]
     assert list(map(kind_of, asked)) == ["arithmetic", "story", "logic", "choice", "other"]
+
+
+def test_auto_takes_no_kind_of_which_too_little_was_measured():
+    rows = [row("lucky", 1.0, 10, kind="logic", n=19), row("lucky", 0.2, 10), row("good", 0.8, 10)]
+    assert choose(rows, "logic").name == "good"
+    assert choose([row("lucky", 1.0, 10, kind="logic", n=20), *rows[1:]], "logic").name == "lucky"
+
+
+def test_auto_does_not_choose_what_was_measured_with_a_temperature_or_budget_of_its_own():
+    own = row("own", 0.9, 10).model_copy(update={"as_chosen": False})
+    assert choose([own, row("good", 0.8, 10)], "all").name == "good"
+    with pytest.raises(UserError, match="temperature or budget of its own"):
+        needs("auto", {"table": table(own)})
+
+
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [
+        ("Tom ate 1/2 of his 12 apples and then 3 more. How many apples are left over?", "story"),
+        ("Between 2024-05-17 and 2024-06-18 she read one page each day. How many pages did she read?", "story"),
+        ("Ann runs 3 + 4 miles every day of the week for 5 weeks. How far is that?", "story"),
+        ("Please work out for me what the value of the following expression is: 3 * 4 + 5", "arithmetic"),
+        ("Please work out for me what the value of the following expression is: (3 - 4) * -5", "arithmetic"),
+        ("What is (19 - 3) * 7 - 25?", "arithmetic"),
+        ("48/2?", "arithmetic"),
+    ],
+)
+def test_a_story_with_a_fraction_is_no_arithmetic(question, kind):
+    assert kind_of(question) == kind
 
 
 def table(*rows):

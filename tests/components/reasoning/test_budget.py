@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -136,6 +137,39 @@ def test_samples_share_tokens_rather_than_wait_for_their_full_length():
     # 64 is the least that is worth a start: three fit into 200, the fourth waits for what they leave.
     assert [call["max_tokens"] for call in model.calls][:3] == [64, 64, 64] and model.most == 3
     assert len(samples) == 4 and given.budget.stopped_by is None
+
+
+def test_choices_that_draw_at_the_same_time_share_the_tokens():
+    """Of 640 tokens each of two choices has 320: five samples of the least that is worth a start, three wait."""
+    model = Script(lambda *_: "a b c", wait_s=0.002)
+    given = replace(tools(model, limits={"tokens": 640}), choices=2)
+
+    async def collected(samples):
+        return [sample async for sample in samples]
+
+    async def drawn():
+        return await asyncio.gather(
+            *(collected(draw([QUESTION] * 8, given, max_tokens=250, temperature=1.0)) for _ in range(2))
+        )
+
+    for samples in asyncio.run(drawn()):
+        assert [sample.text for sample in samples] == ["a b c"] * 8 and all(sample.finished for sample in samples)
+    assert model.most == 10 and given.budget.tokens == 48 and given.budget.cap(None) == 640 - 48
+
+
+def test_what_was_promised_to_samples_that_never_began_is_free_again():
+    given = tools(Script(lambda *_: "a b"), limits={"tokens": 100})
+
+    async def given_up():
+        samples = draw([QUESTION] * 2, given, max_tokens=50, temperature=1.0)
+        begun = asyncio.ensure_future(anext(samples))
+        await asyncio.sleep(0)  # both are started, neither has had its turn
+        assert given.budget.cap(None) == 0
+        begun.cancel()
+        await asyncio.gather(begun, return_exceptions=True)
+
+    asyncio.run(given_up())
+    assert given.budget.cap(None) == 100 - given.budget.tokens
 
 
 def test_the_number_of_samples_is_limited():

@@ -63,6 +63,44 @@ DATA = Path(os.environ.get("RAYLIGN_DATA", "../shared/data"))
         ("The answer is the list [1, 2, 3].", "the list [1, 2, 3]"),
         ("It is 5 [1][2].", "5"),
         ('{"answer": 5, "list": [1, [2, 3]]}', "5"),
+        ("2024-05-17", "2024-05-17"),
+        (r"$\frac{1}{2}$", r"\frac{1}{2}"),
+        (r"\frac{1}{2} \text{m}", r"\frac{1}{2} \text{m}"),
+        ("2 1/2", "2 1/2"),
+        ("**2 dozen**", "2 dozen"),
+        ("3 million.", "3 million"),
+        ("5 miles", "5 miles"),
+        ("x = 3 or x = 4", "x = 3 or x = 4"),
+        ("12:30", "12:30"),
+        ("x = 5", "5"),
+        ("12 * 3 = 36", "36"),
+        ("So she has 12 apples.", "12"),
+        ("24 of them are red", "24"),
+        ("48/2 = 24\n48+24 = 72", "72"),
+        ("so it's 3 -> 12", "12"),
+        ("She ate 3 of 15 eggs and sold 12.", "12"),
+        ("The answer isn't 5.", "not 5"),
+        ("The answer isn’t 5. The answer is 6.", "6"),
+        ("Answer: 4*3", "4*3"),
+        ("Answer: 2**3", "2**3"),
+        ("Answer: 4 * 3", "4 * 3"),
+        ("Answer: `read_csv`", "read_csv"),
+        ("The answer is `__init__`, as it is called first.", "__init__"),
+        ("**Answer:** 12", "12"),
+        ("Answer: *so* _it_ **is**", "so it is"),
+        ("Answer: red, green and blue", "red, green and blue"),
+        ("Answer: red, which is a colour", "red"),
+        ("Answer: 12, the sum of both", "12"),
+        ("Answer: yes, cats are", "yes"),
+        ("Answer: Dr. Smith", "Dr. Smith"),
+        ("Answer: J. K. Rowling. She wrote it.", "J. K. Rowling"),
+        ("Answer: No. The other one is.", "No"),
+        ("Answer: C. The other one is not.", "C"),
+        ("Answer: 15 - 7", "15 - 7"),
+        ("Answer: 15 – 7", "15 – 7"),
+        ("Answer: 8 - as 8 and 7 are 15", "8"),
+        ("Answer: Ann - she is taller", "Ann"),
+        ("Answer: total - cost = 5", "5"),
     ],
 )
 def test_the_final_answer_in_a_text(text, answer):
@@ -113,6 +151,10 @@ def test_what_a_file_gives_as_right_is_taken_as_it_stands(answer, choices, meant
 def test_options_are_counted():
     assert options("Which?\nA) x\nB) y\nC) z") == 3
     assert options("(A) 3 (B) 4 (C) 5 (D) 6") == 4
+    assert options("Which?\nA. x\nB. y") == options("Which is it? A. cat B. dog") == options("Options: A: x B: y") == 2
+    assert options("A. x\nB. y\nC. z") == 3 and options("Which?\n\n  A. x\n  B. y") == 2
+    assert options("Team A: 5 points. Team B: 7 points. Who won?") == options("Plan A. Run. Plan B. Hide. Which?") == 0
+    assert options("It says:\nTeam A: 5 points.\nTeam B: 7 points. Who won?") == 0
     assert options("Mr A. Smith asks") == options("What is 2 + 3?") == options("B) x") == 0
 
 
@@ -154,6 +196,13 @@ SAME = [
     ("5 inches in all", "5 in"),
     ("3.33 km", "3.333 kilometers"),
     ("33.3%", "1/3"),
+    ("[]", " [] "),
+    ("∞", "∞"),
+    ("C#", "c#."),
+    ("x = 5", "x=5"),
+    ("x ≤ 5", "x <= 5"),
+    ("x^2", "x ^ 2"),
+    ("**Paris**!", "Paris"),
 ]
 DIFFERENT = [
     ("5 km", "5 miles"),
@@ -187,6 +236,16 @@ DIFFERENT = [
     ("5 in", "5 cm"),
     ("one hundred twenty", "100"),
     ("one hundred and twenty", "100"),
+    ("  ", " "),
+    ("x > 5", "x < 5"),
+    ("x <= 5", "x >= 5"),
+    ("x^2", "x/2"),
+    ("x * 2", "x / 2"),
+    ("x = 5", "x != 5"),
+    ("n!", "n"),
+    ("C#", "C"),
+    ("[]", "{}"),
+    ("It isn't 5", "5"),
     *((formula, "2") for formula in (r"\sqrt{2}", r"2\pi", "x^2", "x/2", "x + 2")),
     *(("n-1", "1"), ("sin(30)", "30"), ("x > 5", "5"), ("not 5", "5"), ("less than 5", "5"), ("twice 5", "5")),
 ]

@@ -1,6 +1,8 @@
 """Strategies over several samples: self-consistency and best of n, against a scripted model."""
 
 import math
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -8,9 +10,11 @@ from components.config import UserError
 from components.reasoning.events import Found, Piece
 from components.reasoning.extract import same
 from components.reasoning.strategies.best_of_n import best_of_n
+from components.reasoning.strategies.direct import direct
 from components.reasoning.strategies.self_consistency import self_consistency
+from components.reasoning.strategies.zero_shot_cot import zero_shot_cot
 from components.reasoning.votes import Tally, weight_of
-from tests.components.reasoning.fakes import QUESTION, Script, reasons, run, text, tools
+from tests.components.reasoning.fakes import QUESTION, Script, hang, reasons, run, text, tools
 
 
 def scores(by_text):
@@ -169,3 +173,36 @@ def test_best_of_n_tells_thought_from_answer():
     given = tools(Script(*said), score=scores(dict(zip(said, (1.0, 0.0), strict=True))))
     events = run(best_of_n(QUESTION, given, samples=2, think=True))
     assert text(events) == "5" and text(events, "reasoning").startswith("two and three\n\n")
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_votes_are_equal_where_the_scorer_takes_all_the_time(late):
+    """Two of three say 5, whether the first vote was weighed before the time was over or not."""
+    asked = []
+
+    async def score(messages, answers):
+        asked.append(answers)
+        if len(asked) > late:
+            await hang()
+        return [3.0]
+
+    model = Script("Answer: 4", "one Answer: 5", "two Answer: 5")
+    given = tools(model, score=score, limits={"seconds": 0.5})
+    began = time.monotonic()
+    events = run(self_consistency(QUESTION, given, samples=3, weights="scores"))
+    assert text(events) == "5" and given.budget.stopped_by == "seconds" and time.monotonic() - began < 10
+
+
+def test_best_of_n_gives_its_first_whole_answer_where_the_scorer_takes_all_the_time():
+    given = tools(Script("a b c d", "e", "f"), score=hang, max_tokens=3, limits={"seconds": 0.2})
+    events = run(best_of_n(QUESTION, given, samples=3))
+    assert text(events) == "e" and given.budget.stopped_by == "seconds"
+    assert "none in time" in text(events, "reasoning")
+
+
+@pytest.mark.parametrize("strategy", [direct, self_consistency, zero_shot_cot])
+def test_an_index_that_hangs_ends_with_the_time(strategy):
+    given = replace(tools(Script("never"), limits={"seconds": 0.1}), retrieve=hang)
+    began = time.monotonic()
+    events = run(strategy(QUESTION, given))
+    assert text(events) == "" and given.budget.stopped_by == "seconds" and time.monotonic() - began < 10

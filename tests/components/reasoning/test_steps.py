@@ -11,7 +11,7 @@ from components.reasoning.strategies.self_refine import self_refine
 from components.reasoning.strategies.tree_of_thoughts import tree_of_thoughts
 from components.reasoning.strategies.zero_shot_cot import zero_shot_cot
 from components.reasoning.tree import JUDGE
-from tests.components.reasoning.fakes import QUESTION, Script, reasons, run, text, tools
+from tests.components.reasoning.fakes import QUESTION, Script, hang, reasons, run, text, tools
 
 CHANNELS = ("reasoning", "content")
 EXAMPLES = [
@@ -59,6 +59,18 @@ def test_the_closest_examples_come_before_the_question_the_closest_last():
         "Two and two.\nAnswer: 4",
         "What is 2 + 3?",
     ]
+
+
+def test_an_embedder_that_hangs_costs_the_time_that_is_left_and_no_more():
+    given = tools(Script("never"), similar=hang, limits={"seconds": 0.1})
+    assert text(run(few_shot_cot(QUESTION, given, examples=EXAMPLES))) == "" and given.budget.stopped_by == "seconds"
+
+
+def test_a_scorer_of_thoughts_that_hangs_costs_the_time_that_is_left_and_no_more():
+    game = Game({(): ["so", "Answer: 7"]}, {})
+    given = tools(game.script, score=hang, limits={"seconds": 0.3})
+    events = run(tree_of_thoughts(QUESTION, given, value="scores", depth=2, breadth=2))
+    assert text(events) == "7" and given.budget.stopped_by == "seconds"
 
 
 def test_few_shot_without_an_embedder_or_examples_is_refused():
@@ -128,6 +140,8 @@ def test_self_refine_streams_its_last_possible_rewrite():
         (["4", "correct: nothing to do"], 2, "4"),
         (["4", ""], 2, "4"),  # no criticism
         (["4", "Correct the sum.", "5"], 3, "5"),  # an order, not a verdict
+        (["4", "Correct answer is 5, not 4.", "5"], 3, "5"),
+        (["4", "Correct answer."], 2, "4"),
         (["4", "Wrong.", ""], 3, "4"),  # an empty rewrite loses nothing
         ([""], 1, ""),
     ],
@@ -141,6 +155,33 @@ def test_self_refine_stops(said, calls, answer):
 def test_self_refine_gives_the_draft_when_the_budget_is_spent():
     given = tools(Script("it is 4"), limits={"tokens": 3})
     assert text(run(self_refine(QUESTION, given))) == "it is 4" and given.budget.stopped_by == "tokens"
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_self_refine_does_not_replace_a_whole_draft_by_a_part_of_one(rounds):
+    """Of ten tokens the draft takes five and the criticism two: three are too few to write it again."""
+    model = Script("two and three is five", "Too long.", "it is five and no more")
+    given = tools(model, limits={"tokens": 10})
+    events = run(self_refine(QUESTION, given, rounds=rounds))
+    assert text(events) == "two and three is five" and reasons(events) == ["stop"]
+    assert len(model.calls) == 2 and given.budget.stopped_by == "tokens"
+
+
+def test_self_refine_keeps_its_draft_where_a_rewrite_was_cut_off():
+    model = Script("it is 4", "Too short.", "it is 4 because 2 and 2")
+    events = run(self_refine(QUESTION, tools(model, max_tokens=4), rounds=2))
+    assert (text(events), reasons(events)) == ("it is 4", ["stop"])
+
+
+def test_self_refine_begins_no_rewrite_without_the_time_that_the_draft_took():
+    now = [0.0]
+
+    def says(messages, number):
+        now[0] += 4.0  # of ten seconds
+        return ["4", "Wrong.", "5"][number]
+
+    given = tools(Script(says), limits={"seconds": 10}, clock=lambda: now[0])
+    assert text(run(self_refine(QUESTION, given, rounds=1))) == "4" and given.budget.stopped_by == "seconds"
 
 
 class Game:
@@ -188,10 +229,30 @@ def test_depth_first_goes_back_from_a_dead_end():
     assert "back from: a" in text(events, "reasoning")
 
 
+def test_depth_first_follows_what_nobody_could_judge():
+    game = Game({(): ["a"], ("a",): ["Answer: 3"]}, {("a",): "perhaps?", ("a", "Answer: 3"): ""})
+    events = run(tree_of_thoughts(QUESTION, tools(game.script), search="depth_first", depth=2, breadth=1))
+    assert text(events) == "3" and game.expanded == [(), ("a",)]
+
+
+def test_depth_first_gives_the_answer_that_was_there_when_the_budget_was_spent():
+    """The two thoughts take all eight tokens: there is none left to judge them."""
+    game = Game({(): ["so we go on", "Answer: 7 it is"]}, {})
+    given = tools(game.script, limits={"tokens": 8})
+    events = run(tree_of_thoughts(QUESTION, given, search="depth_first", depth=3, breadth=2, thought_tokens=4))
+    assert text(events) == "7 it is" and game.judged == [] and given.budget.stopped_by == "tokens"
+
+
 def test_depth_first_stops_at_the_first_answer():
     game = Game({(): ["Answer: 7", "b"]}, {("Answer: 7",): "sure"})
     assert text(run(tree_of_thoughts(QUESTION, tools(game.script), search="depth_first", breadth=2))) == "7"
     assert set(game.expanded) == {()}
+
+
+def test_an_answer_that_was_cut_off_within_its_thought_is_none_yet():
+    game = Game({(): ["so we say Answer: 1 2 0"], ("so we say",): ["Answer: 9"]}, {})
+    events = run(tree_of_thoughts(QUESTION, tools(game.script), depth=2, breadth=1, beam=1, thought_tokens=5))
+    assert text(events) == "9" and game.expanded == [(), ("so we say",)]
 
 
 def test_without_an_answer_in_the_tree_the_model_answers_from_the_best_steps():

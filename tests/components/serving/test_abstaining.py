@@ -6,7 +6,9 @@ import pytest
 
 from components.config import UserError, parse
 from components.data.grounding import ABSTENTION, abstains
+from components.reasoning.budget import Budget, Limits
 from components.reasoning.events import Found, Piece, Tools
+from components.reasoning.metered import metered
 from components.reasoning.strategies.direct import direct
 from components.serving.abstaining import abstaining
 from components.serving.settings import SearchOptions
@@ -49,3 +51,17 @@ def test_a_threshold_goes_with_the_mode_that_it_was_fitted_for() -> None:
     assert parse(SearchOptions, {"mode": "auto", "abstain": True}).abstain
     with pytest.raises(UserError, match="not for mode 'hybrid': choose auto"):
         parse(SearchOptions, {"abstain": True})
+
+
+def test_an_index_that_does_not_answer_in_time_has_not_found_nothing() -> None:
+    async def hang(_):
+        await asyncio.sleep(30)
+
+    budget = Budget(Limits(seconds=0.1))
+    tools = Tools(metered(hang, budget), hang, lambda messages, _: list(messages), 10, budget)
+
+    async def events():
+        return [event async for event in abstaining(direct, QUESTION, tools)]
+
+    found, piece = asyncio.run(events())
+    assert (found, piece.text, piece.finish_reason) == (Found(()), "", "length") and budget.stopped_by == "seconds"

@@ -181,12 +181,42 @@ def test_tokens_are_shared_by_all_that_a_request_does(serve):
     assert {choice["finish_reason"] for choice in body["choices"]} == {"length"}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_choice_takes_the_tokens_of_another(serve, stream):
+    client, engine = serve("self_consistency", {"samples": 8}, ["so Answer: 5"] * 16)
+    response = post(client, n=2, budget={"tokens": 600}, stream=stream)
+    if stream:
+        told = chunks(response)
+        answers = [joined([c for c in told if c["choices"][0]["index"] == index], "content") for index in (0, 1)]
+    else:
+        answers = [choice["message"]["content"] for choice in response.json()["choices"]]
+    assert answers == ["5", "5"] and max(body["max_tokens"] for body in engine.bodies) <= 300
+
+
 def test_time_gives_the_best_answer_so_far_without_a_stream(serve):
     client, engine = serve("direct", {}, ["one two"])
     engine.tail = ["hang"]
     body = post(client, budget={"seconds": 3.0}).json()
     assert (body["budget"]["spent"], body["choices"][0]["finish_reason"]) == ("seconds", "length")
     assert body["choices"][0]["message"]["content"] == "one two" and engine.bodies[0]["stream"] is True
+
+
+@pytest.mark.parametrize("asked", [{"logprobs": True}, {"tools": [WEATHER]}])
+@pytest.mark.parametrize("strategy", ["self_consistency", "zero_shot_cot", "react"])
+def test_what_only_a_final_call_has_in_one_place_keeps_no_other_from_being_counted_by_pieces(serve, strategy, asked):
+    options, replies, answer = STRATEGIES[strategy]
+    client, engine = serve(strategy, options, replies)
+    assert post(client, **asked).json()["choices"][0]["message"]["content"] == answer
+    ends_whole = [strategy == "zero_shot_cot" and place == len(replies) - 1 for place in range(len(replies))]
+    assert [not body["stream"] for body in engine.bodies] == ends_whole
+
+
+def test_time_keeps_a_thought_that_is_written_for_a_client_with_logprobs(serve):
+    client, engine = serve("zero_shot_cot", {}, ["two and three"])
+    engine.tail = ["hang"]
+    body = post(client, budget={"seconds": 3.0}, logprobs=True).json()
+    assert body["choices"][0]["message"]["reasoning"] == "two and three"
+    assert body["budget"]["used"]["tokens"] == 3 and body["budget"]["spent"] == "seconds"
 
 
 @pytest.mark.parametrize("budget", [{"samples": 0}, {"seconds": -1}, {"token": 5}, "much"])

@@ -10,6 +10,7 @@ import pytest
 
 from components.config import UserError, parse
 from components.data.generated_tasks import Task, TaskConfig
+from components.reasoning.budget import Limits
 from components.reasoning.measured import choose, read_table
 from components.serving import reasoning_exam
 from components.serving.reasoning_exam import Contender, ReasoningTask, Reply, evaluation, gains, measure, table_of
@@ -73,6 +74,14 @@ def test_the_table_is_what_auto_reads_and_auto_is_not_in_it(graded):
     assert table_of(graded[:59], CONTENDERS[:1], model="digest", seed=3)["tasks"] != page["tasks"]
 
 
+@pytest.mark.parametrize("own", [{"temperature": 0.7}, {"budget": Limits(tokens=50)}])
+def test_a_contender_with_a_temperature_or_budget_of_its_own_is_not_to_be_chosen(graded, own):
+    contenders = (CONTENDERS[0], CONTENDERS[1].model_copy(update=own))
+    table = read_table(table_of(graded, contenders, model="digest", seed=3))
+    assert {row.name: row.as_chosen for row in table.rows} == {"cheap": True, "good": False}
+    assert choose(table.rows, "logic").name == "cheap"
+
+
 def test_as_many_are_asked_at_a_time_as_there_are_users():
     lock, now, most = threading.Lock(), [0], [0]
 
@@ -122,6 +131,26 @@ def test_empty_and_malformed_replies_are_wrong():
     for text in ("", "Answer:", "I do not know", "{", "12 or 13"):
         assert not reasoning_exam.grade("x", TASKS[11], Reply(text, 0, 0.1)).right
     assert reasoning_exam.grade("x", TASKS[11], Reply('{"answer": 12}', 0, 0.1)).right
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "right"),
+    [
+        ("2024-05-17", "2024-05-17", True),
+        (r"\frac{1}{2}", r"\frac{1}{2}", True),
+        ("2 1/2", "2.5", True),
+        ("2 dozen", "24", True),
+        ("3 million", "3,000,000", True),
+        ("May 17, 2024", "May 17, 2024", True),
+        ("So she has 12 apples.", "12", True),
+        ("5 miles", "5 km", False),
+        ("x = 3 or x = 4", "4", False),
+        ("June 17, 2024", "May 17, 2024", False),
+    ],
+)
+def test_an_answer_without_an_announcement_is_graded_as_it_stands(reply, answer, right):
+    task = Task("How much?", "", answer, "other")
+    assert reasoning_exam.grade("x", task, Reply(reply, 1, 0.1)).right is right
 
 
 def test_results_are_written_and_drawn(graded, tmp_path):

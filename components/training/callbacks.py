@@ -75,8 +75,12 @@ def make_callback(
             self.started_s = time.monotonic()
 
         def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            if state.is_world_process_zero:
+            if not state.is_world_process_zero:
+                return
+            if self.steps_s:
                 cost.write(evidence.parent, model, self.steps_s)
+            else:
+                cost.take_over(Path(args.output_dir) / f"checkpoint-{state.global_step}", evidence.parent)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
             if "loss" not in logs:
@@ -103,11 +107,12 @@ def make_callback(
                 control.should_training_stop = True
                 control.should_save = False
 
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             if dist.is_initialized():
                 dist.barrier()
             if state.is_world_process_zero:
+                cost.write(folder, model, self.steps_s)
                 mark_complete(folder, state.global_step, run.storage, workers=args.world_size)
             if dist.is_initialized():
                 dist.barrier()

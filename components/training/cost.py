@@ -28,6 +28,12 @@ def write(folder: Path, model: Any, steps_s: Sequence[float]) -> None:
     write_whole(folder / FILE, json.dumps(found))
 
 
+def take_over(checkpoint: Path, folder: Path) -> None:
+    """Let what was measured until a checkpoint count for the run: one that had nothing left to train has no steps."""
+    if (checkpoint / FILE).is_file():
+        write_whole(folder / FILE, (checkpoint / FILE).read_text())
+
+
 def measured(folder: Path) -> dict[str, float]:
     """Return what was measured in a run's folder, once: the file goes."""
     path = folder / FILE

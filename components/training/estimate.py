@@ -25,6 +25,8 @@ def estimate(config: TrainingConfig, model: str, table: str, *, sides: int) -> d
         "forward passes a step": accumulation(optim, scale.workers),
         "steps": _steps(table, recipe, getattr(config, "where", None)),
     }
+    if recipe.full_steps:
+        found["steps of full fine-tuning"] = f"{recipe.full_steps} after those, measured and not kept"
     reference = getattr(config, "reference", None)
     if reference is not None and reference.moves:
         takes = "a second model beside it" if config.adapter.name == "none" else "one more pass over the same weights"
@@ -54,7 +56,10 @@ def _memory(model: str, home: Path, recipe: Recipe, row_tokens: int) -> str:
     text = f"at most {gib:.1f} GiB ({trained:.1f} of {parameters:.1f} M weights trained)"
     if recipe.adapter.name == "none":
         return text
-    return f"{text}, {(memory.full_bytes - memory.bytes) / 2**30:.2f} GiB less than training all weights"
+    text += f", {(memory.full_bytes - memory.bytes) / 2**30:.2f} GiB less than training all weights"
+    if recipe.full_steps:
+        text += f", which is measured afterwards: at most {memory.full_bytes / 2**30 + WORKER_GIB:.1f} GiB"
+    return text
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from components.models.memory import adapts_nothing, read_shape
 from components.models.shifted import check_supported
 from components.tracking.lineage import write_lineage
 from components.tracking.run import Run
-from components.training import cost
+from components.training import cost, full_steps
 from components.training.launch import FOLDER, launch
 from components.training.rows import Tokenized, batch_order, steps_of, write_rows
 from components.training.settings import Recipe, group_sizes, trainer_arguments, weight_dtype
@@ -34,6 +34,8 @@ def train(
     payload: dict[str, Any],
 ) -> dict[str, Any]:
     """Run the loop on Ray Train workers and return its figures; the result lies in ``trained_folder``.
+
+    With ``recipe.full_steps`` the loop then runs so many steps without the adapter, whose memory and time are figures.
 
     Args:
         model: folder of the model that is trained; none: the loop makes what it trains.
@@ -74,7 +76,11 @@ def train(
         AdapterBase(str(model), base, recipe.adapter.name, quantization).write(trained_folder(run_dir))
     sides = 2 if "chosen_ids" in train_rows.rows[0] else 1
     batch_tokens = optim.micro_batch_size * sides * max(train_rows.lengths)
-    return figures | cost.figures(run_dir, model, recipe, batch_tokens, dtype)
+    figures |= cost.figures(run_dir, model, recipe, batch_tokens, dtype)
+    if recipe.full_steps:
+        full = full_steps.measure(loop, whole, recipe, run_dir, train_rows, order)
+        figures |= full | full_steps.saved(figures, full)
+    return figures
 
 
 def check_adapter(recipe: Recipe, model: Path, steps: int) -> None:

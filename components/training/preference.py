@@ -29,7 +29,8 @@ def preference_loop(payload: dict[str, Any]) -> dict[str, Any]:
     from components.training.save import run_and_save
 
     loss = LossConfig(**payload["loss"])
-    check = first_step_check(loss, payload["dtype"], paired=payload["paired"])
+    # Full weights that are only measured may have another reference than their own start: an adapter's 4-bit base.
+    check = first_step_check(loss, payload["dtype"], paired=payload["paired"]) if payload["out"] else None
     callback = make_callback(payload["run"], Path(payload["evidence"]), check)
     return run_and_save(make_trainer(payload, [callback]), callback, payload)
 

@@ -10,7 +10,7 @@ def run_and_save(trainer: Any, callback: Any, payload: dict[str, Any]) -> dict[s
 
     Args:
         callback: the one that the trainer was given; see ``callbacks.make_callback``.
-        payload: of the loop: ``eval`` and ``out``, and where checkpoints lie.
+        payload: of the loop: ``eval`` and ``out`` (none: the model is not kept), and where checkpoints lie.
     """
     from components.training.callbacks import eval_metrics
     from components.training.launch import resume_point
@@ -19,7 +19,8 @@ def run_and_save(trainer: Any, callback: Any, payload: dict[str, Any]) -> dict[s
     if callback.breach:
         return {"breach": callback.breach}
     measured = eval_metrics(trainer.evaluate()) if payload["eval"] else {}
-    save_trained(trainer, Path(payload["out"]))
+    if payload["out"]:
+        save_trained(trainer, Path(payload["out"]))
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]  # those before a restart, too
     return {"steps": trainer.state.global_step, "train/mean_loss": sum(losses) / len(losses), **measured}
 

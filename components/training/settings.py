@@ -81,6 +81,12 @@ class TrainingConfig(WorkflowConfig):
     deepspeed: DeepSpeedConfig = Field(DeepSpeedConfig(), description="how training is sharded")
     scale: ScaleConfig = Field(ScaleConfig(), description="how many workers train, and on what")
     save: SaveConfig = Field(SaveConfig(), description="when checkpoints are written")
+    full_steps: int = Field(
+        0,
+        ge=0,
+        description="steps of full fine-tuning that are run, and not kept, after an adapter's training, to measure "
+        "what it saved; 0: none",
+    )
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,8 @@ class Recipe:
     """How a model is trained, whatever the loss.
 
     Raises:
-        UserError: the batch cannot be shared out over the workers, or the adapter cannot be sharded so.
+        UserError: the batch cannot be shared out over the workers, the adapter cannot be sharded so, or there is none
+            to compare with full fine-tuning.
     """
 
     adapter: AdapterConfig
@@ -97,9 +104,11 @@ class Recipe:
     scale: ScaleConfig
     save: SaveConfig
     seed: int
+    full_steps: int = 0
 
     def __post_init__(self) -> None:
         group_sizes(self.optim, self.scale)
+        self._check_full_steps()
         unlike = self.optim.weight_decay > 0 or self.adapter.name == "loraplus"
         if self.scale.min_workers and self.deepspeed.stage == 3 and unlike:
             raise UserError(
@@ -107,6 +116,15 @@ class Recipe:
                 "first ones when the number of workers changes: use stage 0-2, or neither weight_decay nor loraplus"
             )
         check_training(self.adapter, zero_stage=self.deepspeed.stage)
+
+    def _check_full_steps(self) -> None:
+        if self.full_steps and self.adapter.name == "none":
+            raise UserError(
+                f"full_steps={self.full_steps} measures what an adapter saves, but adapter.name=none trains all "
+                "weights: choose an adapter, or set full_steps=0"
+            )
+        if self.full_steps == 1:
+            raise UserError("full_steps=1: the first step also sets things up and is not counted, so set 2 or more")
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Recipe":
@@ -132,7 +150,8 @@ class Recipe:
         reference = getattr(config, "reference", None)  # of a loss that can have one that moves
         if reference is not None:
             reference.check(config.loss, config.adapter, zero_stage=config.deepspeed.stage)  # type: ignore[attr-defined]
-        return cls(config.adapter, config.optim, config.deepspeed, config.scale, config.save, config.seed)
+        sections = (config.adapter, config.optim, config.deepspeed, config.scale, config.save)
+        return cls(*sections, config.seed, config.full_steps)
 
     @property
     def output(self) -> str:

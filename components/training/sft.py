@@ -24,7 +24,7 @@ def sft_loop(payload: dict[str, Any]) -> dict[str, Any]:
     """Train on this worker until done; return the final figures, or the invariant that broke.
 
     Payload: ``model`` (folder), ``adapter``, ``arguments`` (of the trainer), ``train`` and ``eval`` (files of
-    rows), ``out`` (folder to write), ``run`` (RunHandle), ``dtype``, ``seed`` and what ``launch`` adds.
+    rows), ``out`` (folder to write, or none), ``run`` (RunHandle), ``dtype``, ``seed`` and what ``launch`` adds.
     """
     from components.training.launch import prepare_worker
 

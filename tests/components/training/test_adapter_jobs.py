@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -118,6 +119,35 @@ def test_adalora_killed_and_resumed_is_adalora_uninterrupted(uninterrupted, tiny
     assert log.losses() == expected.losses()
     own, other = weights_of(tmp_path), weights_of(folder)
     assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
+
+
+def test_full_steps_are_measured_and_cost_neither_the_adapter_nor_a_second_training(tiny_model_dir, tmp_path, caplog):
+    """They fail first, which leaves the folder as a kill would; the same job then measures them and trains nothing."""
+    how = replace(recipe({"name": "lora", "rank": 4}, steps=4), full_steps=3)
+    data = tokenize(rows(), demonstration_ids(ChatTemplate.from_folder(tiny_model_dir)), max_tokens=256, what="t")
+    with caplog.at_level("WARNING"):
+        failed, log = train(worker_log.too_large_without_adapter, tmp_path, tiny_model_dir, how, data)
+    assert failed["cost/full_failed"] == 1 and "cost/full_step_seconds" not in failed
+    assert "full fine-tuning could not be measured" in caplog.text and "this worker is full" in caplog.text
+    trained = weights_of(tmp_path)
+    left = tmp_path / "full" / "checkpoints"  # of one that was killed
+    left.mkdir(parents=True)
+    (left / "identity.json").write_text('{"workers": "7"}')
+
+    figures, log = train(sft_loop, tmp_path, tiny_model_dir, how, data)
+    steps = [json.loads(line)["step"] for line in log.path.read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]  # the adapter's, once
+    own = ("cost/step_seconds", "cost/peak_memory_bytes", "cost/trained_parameters")
+    assert {name: figures[name] for name in own} == pytest.approx({name: failed[name] for name in own}, rel=0.05)
+    assert figures["cost/step_seconds"] == failed["cost/step_seconds"]
+    assert figures["cost/full_trained_parameters"] == figures["cost/parameters"] > figures["cost/trained_parameters"]
+    assert 0 < figures["cost/full_step_seconds"] < 60 and 1e8 < figures["cost/full_peak_memory_bytes"] < 1e11
+    for name, saved in (("step_seconds", "step_seconds"), ("peak_memory_bytes", "memory_bytes")):
+        assert figures[f"cost/saved_{saved}"] == figures[f"cost/full_{name}"] - figures[f"cost/{name}"]
+    assert "cost/full_failed" not in figures
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".trained", "checkpoints", "log.jsonl", "rows"]
+    again = weights_of(tmp_path)
+    assert trained.keys() == again.keys() and all(torch.equal(trained[name], again[name]) for name in trained)
 
 
 @pytest.mark.exhaustive

@@ -37,3 +37,18 @@ def test_dropout_is_refused_where_it_would_do_nothing(workflow):
         return
     with pytest.raises(UserError, match=r"adapter\.dropout acts in train_sft only"):
         Recipe.of(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"full_steps": 4, "adapter": {"name": "none"}}, "adapter.name=none trains all"),
+        ({"full_steps": 1}, "the first step also sets things up"),
+    ],
+)
+@pytest.mark.parametrize("workflow", [TrainDpo, TrainReward, TrainSft])
+def test_full_steps_that_would_tell_nothing_are_refused(workflow, change, says):
+    table = "demonstrations" if workflow is TrainSft else "preferences"
+    assert Recipe.of(parse(workflow, {"model": "m", table: "uri#t", "full_steps": 4})).full_steps == 4
+    with pytest.raises(UserError, match=says):
+        Recipe.of(parse(workflow, {"model": "m", table: "uri#t", **change}))

@@ -28,3 +28,12 @@ class Log:
 
     def losses(self):
         return self.curve("train/loss")
+
+
+def too_large_without_adapter(payload):
+    """The loop of supervised fine-tuning on a worker with no room for the gradients of all weights."""
+    from components.training.sft import sft_loop
+
+    if payload["adapter"]["name"] == "none":
+        raise MemoryError("this worker is full")
+    return sft_loop(payload)

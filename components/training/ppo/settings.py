@@ -137,7 +137,7 @@ class GuardConfig(Config):
     max_skipped: int = Field(3, ge=0, description="iterations in a row with a gradient that is not finite")
     min_entropy: float = Field(0.005, ge=0, description="nats per token; below it the policy has collapsed")
     min_distinct: float = Field(0.05, ge=0, le=1, description="share of different word pairs over an iteration")
-    eval_every: int = Field(4, ge=1, description="iterations between two looks at held-out prompts")
+    eval_every: int = Field(2, ge=1, description="iterations between two looks at held-out prompts")
     patience: int = Field(2, ge=1, description="looks in a row at which training reward rose and held-out reward fell")
     rewards: list[InputPath] = Field(
         [],
@@ -152,6 +152,19 @@ class GuardConfig(Config):
         description="what a gamed reward or too much disagreement does: stop, or double the KL coefficient, up to 16 "
         "times what it was",
     )
+
+    @property
+    def looks_needed(self) -> int:
+        """How many looks can say that a reward is gamed."""
+        return self.patience + 1
+
+    def looks_in(self, iterations: int) -> int:
+        """Return how many looks there are while a run of so many iterations can still be held or stopped.
+
+        The one before training counts: the same policy gave the first iteration's answers. Where the next look is after
+        that iteration, both go by its reward, which so cannot have risen.
+        """
+        return (iterations - 1) // self.eval_every + (self.eval_every > 1)
 
     def in_formats(self, trainer: str, engine: str, *, gpu: bool) -> "GuardConfig":
         """Return the guards with the bounds of these number formats where none was given.

@@ -200,6 +200,9 @@ class _Worker:
         seen = f"training reward rose and held-out reward fell {guards.patience} times in a row"
         found = f"{seen}: the reward is being gamed (iteration {self.loop.iteration})"
         if guards.hacking == "stop":
+            if self.loop.iteration == self.config.update.iterations:  # for a person to judge; it is not published
+                self._write_policy()
+                found += f", whose policy, the finished one, is in {self.payload['out']}"
             raise Breach(found)
         logger.warning(found)
         self.loop.kl.cool()

@@ -112,6 +112,17 @@ def test_a_reward_that_is_gamed_is_seen_at_the_first_look_that_can_show_it(guard
     assert guards.looks_in(iterations) == guards.patience + sum(step in last for step in cooled)
 
 
+@pytest.mark.parametrize(("iterations", "written"), [(6, []), (4, [4])])
+def test_a_finished_policy_is_kept_though_its_last_look_shows_that_the_reward_was_gamed(iterations, written):
+    worker = gamed(GuardConfig(hacking="stop"), iterations)
+    worker.payload = {"out": "runs/1/.trained"}
+    with pytest.raises(
+        Breach, match=r"\(iteration 4\)" + (r", whose policy.* is in runs/1/\.trained" if written else "$")
+    ):
+        worker.run()
+    assert worker.written == written
+
+
 def test_the_look_before_training_is_not_made_again_where_a_run_goes_on():
     worker = gamed(GuardConfig(eval_every=2), 4)
     worker.loop.iteration = 2  # from a checkpoint, with its looks

@@ -204,6 +204,7 @@ def trainer_arguments(recipe: Recipe, *, bf16: bool, steps: int, checkpoints: Pa
         "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": gpu,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would log a loss that is not finite as 0, and training would go on
         "save_strategy": "steps",
         "save_steps": recipe.save.every,
         "save_total_limit": recipe.save.keep,

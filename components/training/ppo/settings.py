@@ -1,10 +1,12 @@
 """The sections of a PPO run's YAML."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from components.config import Config, Field, InputPath
+from pydantic import model_validator
+
+from components.config import Config, Field, InputPath, UserError
 from components.models.engine import EngineConfig
-from components.training.settings import OptimConfig
+from components.training.settings import AdamWConfig
 
 Advantage = Literal["gae", "rloo", "grpo"]
 Estimator = Literal["k1", "k2", "k3"]
@@ -108,7 +110,14 @@ class UpdateConfig(Config):
     critic_warmup: int = Field(0, ge=0, description="first iterations in which only the critic is trained")
 
 
-class PpoOptimConfig(OptimConfig):
+_ELSEWHERE = {
+    "epochs": "update.epochs",
+    "batch_size": "rollout.prompts and update.minibatches",
+    "micro_batch_size": "update.micro_prompts",
+}
+
+
+class PpoOptimConfig(AdamWConfig):
     """How the weights are updated; batch and epochs are the ``rollout`` and ``update`` sections' matter here."""
 
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of the policy's AdamW")
@@ -116,6 +125,15 @@ class PpoOptimConfig(OptimConfig):
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
         "constant_with_warmup", description="learning rate after its warm-up"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _where_others_are(cls, values: Any) -> Any:
+        """Name the keys that do here what every other training's ``optim`` does."""
+        for key, there in _ELSEWHERE.items():
+            if isinstance(values, dict) and key in values:
+                raise UserError(f"optim.{key} is not a key of PPO, where answers make a batch: set {there}")
+        return values
 
 
 class GuardConfig(Config):

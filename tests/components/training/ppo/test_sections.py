@@ -2,8 +2,9 @@
 
 import pytest
 
-from components.config import UserError
+from components.config import UserError, parse
 from components.training.ppo.sections import Sections
+from workflows.train_ppo import TrainPpo
 
 
 def test_the_defaults_are_fine():
@@ -54,3 +55,18 @@ def test_a_run_too_short_to_see_a_gamed_reward_is_told_of_it_but_not_refused():
     assert "guards.patience + 1 = 3 looks" in short.blind
     assert not Sections().blind
     Sections(guards={"rewards": ["."]}).check(1)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("epochs", r"set update\.epochs"),
+        ("batch_size", r"set rollout\.prompts and update\.minibatches"),
+        ("micro_batch_size", r"set update\.micro_prompts"),
+        ("length_window", r"unknown key 'optim\.length_window'"),
+    ],
+)
+def test_what_other_trainings_have_in_their_optim_is_refused(key, said):
+    """In a PPO run it would do nothing."""
+    with pytest.raises(UserError, match=said):
+        parse(TrainPpo, {"model": "m", "prompts": "uri#t", "optim": {key: 2}})

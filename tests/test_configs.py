@@ -13,6 +13,7 @@ from components.orchestration.cluster import local_size
 from components.orchestration.graph import order
 from components.orchestration.loop import unroll
 from components.orchestration.schedule import check_steps
+from components.training.ppo.sections import Sections
 from workflows.pipeline import Pipeline, schema_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +37,13 @@ def test_shipped_yaml_is_valid_and_round_trips(path: Path, tmp_path: Path) -> No
         steps = unroll(config.steps, config.loops).steps
         check_steps(steps, schema_of)
         assert set(order(steps)) == set(steps)
+
+
+def test_shipped_ppo_runs_are_long_enough_to_see_a_reward_that_is_gamed() -> None:
+    alone = load(schema_of("train_ppo"), str(ROOT / "workflows/configs/train_ppo/demo.yaml"), [])
+    step = load(Pipeline, str(ROOT / "workflows/configs/pipeline/demo.yaml"), []).steps["train_ppo"].config
+    in_demo = Sections(guards=step["guards"], update=step["update"])
+    assert not alone.blind and not in_demo.blind
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)

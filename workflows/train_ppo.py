@@ -53,6 +53,7 @@ def plan(config: TrainPpo) -> dict[str, Any]:
         "engines": f"{rollout.engine.engines} vLLM, up to {rollout.max_new_tokens} new tokens",
         "models": "one frozen trunk with adapters" if config.adapter.name != "none" else "policy, critic, reference",
         "workers": f"{config.scale.workers} with {'a GPU' if config.scale.gpu else 'no GPU'}",
+        "a reward that is gamed": config.blind or f"is looked for every {config.guards.eval_every} iterations",
     }
 
 
@@ -61,6 +62,8 @@ def _check(config: TrainPpo) -> None:
         raise UserError("scale.min_workers: PPO's workers are as many at the end as at the start, leave it out")
     if not config.rewards and not config.reward.judge:
         raise UserError("there is no reward: give rewards, or a weight to the programmatic judge (reward.judge=1)")
+    if config.guards.rewards and not config.eval_rows:
+        raise UserError("guards.rewards are asked about held-out prompts: set eval_rows above 0")
     config.check(config.scale.workers)
 
 

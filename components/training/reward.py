@@ -204,6 +204,7 @@ def collate_rewarded(rows: Sequence[Row], kind: Kind) -> dict[str, "torch.Tensor
 
 def _trainer_class(kind: Kind, config: RewardLossConfig) -> "type[RewardTrainer]":
     """Return TRL's RewardTrainer with our rows and our losses."""
+    import torch
     from trl import RewardTrainer
 
     class PreparedRewardTrainer(RewardTrainer):
@@ -217,26 +218,33 @@ def _trainer_class(kind: Kind, config: RewardLossConfig) -> "type[RewardTrainer]
             rewards = model(**{name: inputs[name] for name in names if name in inputs})
             if kind == "outcome":
                 loss = pair_loss(rewards, inputs["margins"], inputs["weights"], config.centering)
-                self._note(_pair_figures(rewards.detach()))
+                for name, values in _pair_figures(rewards.detach()).items():
+                    self._note(name, values)
                 return loss
             loss = step_loss(rewards, inputs["step_labels"])
-            right = (rewards.detach().mean(1) > 0) == (inputs["step_labels"] > 0.5)
-            self._note({"rewards/step_accuracy": right.float().mean().item()})
+            right_S = (rewards.detach().mean(1) > 0) == (inputs["step_labels"] > 0.5)
+            self._note("rewards/step_accuracy", right_S.float())
             count = num_items_in_batch if num_items_in_batch is not None else len(rewards)
             return loss * self.accelerator.num_processes / count
 
-        def _note(self, figures: dict[str, float]) -> None:
-            for name, value in figures.items():
-                self._metrics["train"][name].append(value)
+        def _note(self, name: str, values: "torch.Tensor") -> None:
+            """Note the mean over all workers, which may have different numbers of values: a breach stops all of them.
+
+            One that went by its own figures would stop alone, and the others wait for it.
+            """
+            own = torch.stack([values.sum(), torch.tensor(float(values.numel()), device=values.device)])
+            total, count = self.accelerator.reduce(own, "sum").tolist()
+            if count:
+                self._metrics["train"][name].append(total / count)
 
     return PreparedRewardTrainer
 
 
-def _pair_figures(rewards_2PK: "torch.Tensor") -> dict[str, float]:
-    chosen, rejected = rewards_2PK.mean(1).chunk(2)
+def _pair_figures(rewards_2PK: "torch.Tensor") -> dict[str, "torch.Tensor"]:
+    chosen_P, rejected_P = rewards_2PK.mean(1).chunk(2)
     return {
-        "rewards/accuracies": (chosen > rejected).float().mean().item(),
-        "rewards/margins": (chosen - rejected).mean().item(),
-        "rewards/mean": rewards_2PK.mean().item(),
-        "rewards/disagreement": rewards_2PK.std(1, correction=0).mean().item(),
+        "rewards/accuracies": (chosen_P > rejected_P).float(),
+        "rewards/margins": chosen_P - rejected_P,
+        "rewards/mean": rewards_2PK,
+        "rewards/disagreement": rewards_2PK.std(1, correction=0),
     }

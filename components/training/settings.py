@@ -38,18 +38,9 @@ class ScaleConfig(Config):
         return f"{self.min_workers} to {self.workers}" if self.min_workers else str(self.workers)
 
 
-class OptimConfig(Config):
-    """How the weights are updated."""
+class AdamWConfig(Config):
+    """What updates the weights, however rows become steps."""
 
-    epochs: float = Field(1.0, gt=0, description="passes over the training split; rounded to whole steps")
-    batch_size: int = Field(8, ge=1, description="rows (pairs) of one optimizer step, over all workers")
-    micro_batch_size: int = Field(4, ge=1, description="rows (pairs) of one forward pass of one worker")
-    length_window: int = Field(
-        8,
-        ge=1,
-        description="batches among which rows are dealt out by length, so that little is padded; 1 leaves it to chance "
-        "which rows are a batch",
-    )
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW")
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
         "linear", description="learning rate after its warm-up"
@@ -61,6 +52,20 @@ class OptimConfig(Config):
         "auto", description="number format of the weights; auto is bfloat16 where the hardware multiplies it"
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
+
+
+class OptimConfig(AdamWConfig):
+    """How the weights are updated."""
+
+    epochs: float = Field(1.0, gt=0, description="passes over the training split; rounded to whole steps")
+    batch_size: int = Field(8, ge=1, description="rows (pairs) of one optimizer step, over all workers")
+    micro_batch_size: int = Field(4, ge=1, description="rows (pairs) of one forward pass of one worker")
+    length_window: int = Field(
+        8,
+        ge=1,
+        description="batches among which rows are dealt out by length, so that little is padded; 1 leaves it to chance "
+        "which rows are a batch",
+    )
 
 
 class SaveConfig(Config):
@@ -223,6 +228,7 @@ def trainer_arguments(recipe: Recipe, *, bf16: bool, steps: int, checkpoints: Pa
         "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": gpu,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would log a loss that is not finite as 0, and training would go on
         "save_strategy": "steps",
         "save_steps": recipe.save.every,
         "save_total_limit": recipe.save.keep,

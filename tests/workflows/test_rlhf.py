@@ -214,6 +214,9 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen, log: Path) -
         (["adapter.dropout=0.1"], "adapter.dropout"),
         (["adapter.first_layer=2"], "the model has 2 blocks, 0 to 1"),
         (["adapter.first_layer=1", "adapter.name=none"], "trains weights of every block"),
+        (["guards.rewards=[{model}]", "eval_rows=0"], "set eval_rows above 0"),
+        (["guards.rewards=[{model}]", "update.iterations=3"], "guards.rewards would change nothing"),
+        (["optim.micro_batch_size=2"], "set update.micro_prompts"),
         (["kl.coeficient=1"], "did you mean 'coefficient'"),
     ],
 )

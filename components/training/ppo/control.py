@@ -112,8 +112,8 @@ class Guards:
     def is_hacking(self, training: float, held_out: float) -> bool:
         """Note a look at held-out prompts; True if training reward rose and held-out reward fell ``patience`` times."""
         self.looks.append((training, held_out))
-        recent = self.looks[-(self.config.patience + 1) :]
-        if len(recent) <= self.config.patience:
+        recent = self.looks[-self.config.looks_needed :]
+        if len(recent) < self.config.looks_needed:
             return False
         steps = list(itertools.pairwise(recent))
         return all(after[0] > before[0] and after[1] < before[1] for before, after in steps)

@@ -72,6 +72,12 @@ def read_prompts(config: Any, template: ChatTemplate, run: Run) -> Prompts:
     test = random.Random(config.seed).sample(test, min(config.eval_rows, len(test)))
     what = f"split 'test' of {table}"
     held_out = tokenize(test, convert, max_tokens=config.max_prompt_tokens, what=what) if test else None
+    if config.guards.rewards and held_out is None:
+        raise UserError(
+            f"guards.rewards are asked about held-out prompts: {what} has none, and eval_rows must not be 0"
+        )
+    if held_out and config.blind:
+        logger.warning("guards.hacking acts on disagreement alone: %s", config.blind)
     figures = {"rows/train": float(len(train.rows)), "rows/dropped": float(train.dropped)}
     return Prompts(table, train, held_out, figures)
 

@@ -75,3 +75,18 @@ class Sections(Config):
             )
         if self.rollout.min_new_tokens > self.rollout.max_new_tokens:
             raise UserError("rollout.min_new_tokens is more than rollout.max_new_tokens")
+        if self.guards.rewards and self.blind:
+            raise UserError(f"guards.rewards would change nothing: {self.blind}")
+
+    @property
+    def blind(self) -> str:
+        """Why a gamed reward could not be seen while there is something to hold or stop; empty: it can."""
+        guards, iterations = self.guards, self.update.iterations
+        looks = guards.looks_in(iterations)
+        if looks >= guards.looks_needed:
+            return ""
+        return (
+            f"it takes guards.patience + 1 = {guards.looks_needed} looks at held-out prompts to see a reward being "
+            f"gamed, and before the last of update.iterations={iterations} there are {looks}: lower guards.eval_every "
+            f"({guards.eval_every}) or guards.patience"
+        )

@@ -1,10 +1,12 @@
 """The sections of a PPO run's YAML."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from components.config import Config, Field, InputPath
+from pydantic import model_validator
+
+from components.config import Config, Field, InputPath, UserError
 from components.models.engine import EngineConfig
-from components.training.settings import OptimConfig
+from components.training.settings import AdamWConfig
 
 Advantage = Literal["gae", "rloo", "grpo"]
 Estimator = Literal["k1", "k2", "k3"]
@@ -111,7 +113,14 @@ class UpdateConfig(Config):
     critic_warmup: int = Field(0, ge=0, description="first iterations in which only the critic is trained")
 
 
-class PpoOptimConfig(OptimConfig):
+_ELSEWHERE = {
+    "epochs": "update.epochs",
+    "batch_size": "rollout.prompts and update.minibatches",
+    "micro_batch_size": "update.micro_prompts",
+}
+
+
+class PpoOptimConfig(AdamWConfig):
     """How the weights are updated; batch and epochs are the ``rollout`` and ``update`` sections' matter here."""
 
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of the policy's AdamW")
@@ -119,6 +128,15 @@ class PpoOptimConfig(OptimConfig):
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
         "constant_with_warmup", description="learning rate after its warm-up"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _where_others_are(cls, values: Any) -> Any:
+        """Name the keys that do here what every other training's ``optim`` does."""
+        for key, there in _ELSEWHERE.items():
+            if isinstance(values, dict) and key in values:
+                raise UserError(f"optim.{key} is not a key of PPO, where answers make a batch: set {there}")
+        return values
 
 
 class GuardConfig(Config):
@@ -140,7 +158,7 @@ class GuardConfig(Config):
     max_skipped: int = Field(3, ge=0, description="iterations in a row with a gradient that is not finite")
     min_entropy: float = Field(0.005, ge=0, description="nats per token; below it the policy has collapsed")
     min_distinct: float = Field(0.05, ge=0, le=1, description="share of different word pairs over an iteration")
-    eval_every: int = Field(4, ge=1, description="iterations between two looks at held-out prompts")
+    eval_every: int = Field(2, ge=1, description="iterations between two looks at held-out prompts")
     patience: int = Field(2, ge=1, description="looks in a row at which training reward rose and held-out reward fell")
     rewards: list[InputPath] = Field(
         [],
@@ -155,6 +173,19 @@ class GuardConfig(Config):
         description="what a gamed reward or too much disagreement does: stop, or double the KL coefficient, up to 16 "
         "times what it was",
     )
+
+    @property
+    def looks_needed(self) -> int:
+        """How many looks can say that a reward is gamed."""
+        return self.patience + 1
+
+    def looks_in(self, iterations: int) -> int:
+        """Return how many looks there are while a run of so many iterations can still be held or stopped.
+
+        The one before training counts: the same policy gave the first iteration's answers. Where the next look is after
+        that iteration, both go by its reward, which so cannot have risen.
+        """
+        return (iterations - 1) // self.eval_every + (self.eval_every > 1)
 
     def in_formats(self, trainer: str, engine: str, *, gpu: bool) -> "GuardConfig":
         """Return the guards with the bounds of these number formats where none was given.

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import math
 import shutil
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from components.progress import progress
 from components.training.callbacks import Breach
+
+logger = logging.getLogger(__name__)
 
 
 def ppo_loop(payload: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +128,6 @@ class _Worker:
             RewardModel(folder, dtype=payload["dtype"], device=self.roles.device, quiet=True)
             for folder in config.guards.rewards
         ]
-        self.reward = math.nan
 
     def decode(self, ids: list[int]) -> str:
         """Return an answer's text without its turn end."""
@@ -136,16 +138,18 @@ class _Worker:
         iterations = self.config.update.iterations
         self._push(self.loop.iteration)
         figures: dict[str, float] = {}
+        untrained = math.nan
         if self.held_out and self.loop.iteration == 0:  # what the answers were before any training
-            self._look_at_held_out()
+            untrained = self._look_at_held_out()
             self._log(self.loop.figures, 0)
         while self.loop.iteration < iterations:
             figures = self.loop.run_iteration(self._own_rows(self.loop.iteration))
             self.together.meet()
-            self.reward = figures["objective/reward"]
             step = self.loop.iteration
+            if step == 1 and math.isfinite(untrained):  # the same policy gave this iteration's answers
+                self.loop.guards.is_hacking(figures["objective/reward"], untrained)
             if self.held_out and (step % self.config.guards.eval_every == 0 or step == iterations):
-                self._look_at_held_out()
+                self._compare(figures["objective/reward"], self._look_at_held_out())
             self._log(figures, step)
             if step % self.config.save.every == 0 and step < iterations:
                 self._save(step)
@@ -174,11 +178,8 @@ class _Worker:
             Path(self.payload["evidence"]).write_text(json.dumps(known | {"state": self.loop.state()}, indent=2))
             self._log(self.loop.figures, self.loop.running)
 
-    def _look_at_held_out(self) -> None:
-        """Answer held-out prompts greedily, keep the answers, and see whether the reward is being gamed.
-
-        What is found joins the iteration's figures. Raises ``Breach`` where that stops the run.
-        """
+    def _look_at_held_out(self) -> float:
+        """Answer held-out prompts greedily, keep the answers, and return their reward; it joins the figures, too."""
         from components.training.ppo.figures import held_out_reward, show_answers
 
         drawn = self.loop.draw(self.held_out, greedy=True)
@@ -189,14 +190,23 @@ class _Worker:
         figures |= {"eval/reward": self._mean(float(scores.raw.mean())), "eval/held_out_reward": held_out}
         if self.rank == 0:
             self.samples.add(self.loop.iteration, show_answers(self.held_out, drawn, scores, self.decode))
-        if math.isfinite(self.reward) and self.loop.guards.is_hacking(self.reward, held_out):
-            if self.config.guards.hacking == "stop":
-                raise Breach(
-                    f"training reward rose and held-out reward fell {self.config.guards.patience} times in a row: "
-                    f"the reward is being gamed (iteration {self.loop.iteration})"
-                )
-            self.loop.kl.cool()
-            figures["guards/cooled"] = 1.0
+        return held_out
+
+    def _compare(self, training: float, held_out: float) -> None:
+        """Stop the run, or hold the policy tighter, where the reward is being gamed."""
+        guards = self.config.guards
+        if not self.loop.guards.is_hacking(training, held_out):
+            return
+        seen = f"training reward rose and held-out reward fell {guards.patience} times in a row"
+        found = f"{seen}: the reward is being gamed (iteration {self.loop.iteration})"
+        if guards.hacking == "stop":
+            if self.loop.iteration == self.config.update.iterations:  # for a person to judge; it is not published
+                self._write_policy()
+                found += f", whose policy, the finished one, is in {self.payload['out']}"
+            raise Breach(found)
+        logger.warning(found)
+        self.loop.kl.cool()
+        self.loop.figures["guards/cooled"] = 1.0
 
     def _unpaid(self, drawn: Any) -> float:
         """Return what the reward models that nothing is paid by think of the answers, combined as those that pay."""

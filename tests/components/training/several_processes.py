@@ -1,6 +1,7 @@
 """Trains the payloads of a file in however many processes torch's launcher started; rank 0 writes the loss curves.
 
-A payload with ``checkpoints`` goes on from the last one there, whatever number of processes wrote it.
+Of a reward model (a payload with ``kind``) these are all figures of each step. A payload with ``checkpoints`` goes on
+from the last one there, whatever number of processes wrote it.
 """
 
 import json
@@ -11,12 +12,11 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from components.training import elastic
+from components.training import elastic, preference, reward
 from components.training.callbacks import train_metrics
 from components.training.checkpoints import mark_complete
 from components.training.deepspeed import join
 from components.training.launch import resume_point
-from components.training.preference import make_trainer
 
 
 class Log(TrainerCallback):
@@ -50,6 +50,7 @@ def main(payloads: Path, curves: Path) -> None:
         goes_on = "checkpoints" in payload
         if goes_on:
             elastic.fit(payload)
+        make_trainer = reward.make_trainer if "kind" in payload else preference.make_trainer
         trainer = make_trainer(payload, [log, Marks()] if goes_on else [log])
         assert trainer.accelerator.num_processes == int(os.environ["WORLD_SIZE"])
         assert trainer.is_deepspeed_enabled == ("deepspeed" in payload["arguments"])
@@ -57,7 +58,7 @@ def main(payloads: Path, curves: Path) -> None:
         if "deepspeed" in payload["arguments"]:
             wanted = payload["arguments"]["deepspeed"]["zero_optimization"]["stage"]
             assert trainer.deepspeed.zero_optimization_stage() == wanted
-        found[name] = [step["train/loss"] for step in log.steps]
+        found[name] = log.steps if "kind" in payload else [step["train/loss"] for step in log.steps]
     if trainer.is_world_process_zero():
         curves.write_text(json.dumps(found))
 

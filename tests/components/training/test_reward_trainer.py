@@ -8,7 +8,7 @@ import torch
 from components.data.chat import ChatTemplate
 from components.training.reward import RewardLossConfig, make_trainer, pair_rows, step_rows
 from components.training.rows import tokenize, write_rows
-from tests.components.training.preference_cases import ARGUMENTS, weights
+from tests.components.training.preference_cases import ARGUMENTS, curves_in, weights
 from tests.components.training.several_processes import Log
 
 QUESTION = [{"role": "user", "content": "Which function joins path names?"}]
@@ -43,13 +43,14 @@ def solutions(template):
     return tokenize(rows, step_rows(template), max_tokens=256, what="t").rows
 
 
-def train(kind, adapter, model, folder, *, micro=4, resume=None):
-    """The losses of four steps of four rows, and the weights after them."""
-    folder.mkdir(exist_ok=True)
+def payload_of(kind, adapter, model, folder, *, micro=4, passes=None):
+    """Of four steps of four rows."""
+    folder.mkdir(exist_ok=True, parents=True)
     template = ChatTemplate.from_folder(model)
     rows = pairs(template) if kind == "outcome" else solutions(template)
-    shape = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": 4 // micro, "max_steps": 4}
-    payload = {
+    passes = passes or 4 // micro
+    shape = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": passes, "max_steps": 4}
+    return {
         "loss": LOSS.model_dump(),
         "kind": kind,
         "model": str(model),
@@ -59,24 +60,48 @@ def train(kind, adapter, model, folder, *, micro=4, resume=None):
         "train": write_rows(rows * 2, folder / "rows.parquet"),
         "arguments": {**ARGUMENTS, **shape, "output_dir": str(folder / "checkpoints"), "learning_rate": 1e-3},
     }
+
+
+def train(kind, adapter, model, folder, *, micro=4, resume=None):
+    """The figures of four steps of four rows, and the weights after them."""
     log = Log()
     torch.manual_seed(3)  # of the adapter's weights, as prepare_worker sets it
-    trainer = make_trainer(payload, [log])
+    trainer = make_trainer(payload_of(kind, adapter, model, folder, micro=micro), [log])
     trainer.train(resume_from_checkpoint=resume)
-    return [step["train/loss"] for step in log.steps], weights(trainer)
+    return log.steps, weights(trainer)
+
+
+def losses_of(steps):
+    return [step["train/loss"] for step in steps]
 
 
 @pytest.mark.parametrize("kind", ["outcome", "process"])
 @pytest.mark.parametrize("adapter", [{"name": "lora", "rank": 4, "alpha": 8.0}, {"name": "none"}], ids=["lora", "none"])
 def test_interrupted_and_resumed_and_split_otherwise_it_is_the_same_training(kind, adapter, tiny_model_dir, tmp_path):
-    losses, found = train(kind, adapter, tiny_model_dir, tmp_path / "whole")
+    steps, found = train(kind, adapter, tiny_model_dir, tmp_path / "whole")
+    losses = losses_of(steps)
     assert len(losses) == 4 and losses[2] < losses[0] and losses[3] < losses[1]  # the same rows again
 
     checkpoint = tmp_path / "again" / "checkpoints" / "checkpoint-2"
     shutil.copytree(tmp_path / "whole" / "checkpoints" / "checkpoint-2", checkpoint)
     resumed, again = train(kind, adapter, tiny_model_dir, tmp_path / "again", resume=str(checkpoint))
-    assert resumed == losses[2:]
+    assert losses_of(resumed) == losses[2:]
     assert again.keys() == found.keys() and all(torch.equal(again[name], found[name]) for name in found)
 
     split, _ = train(kind, adapter, tiny_model_dir, tmp_path / "by2", micro=2)
-    assert split == pytest.approx(losses, rel=1e-3)
+    assert losses_of(split) == pytest.approx(losses, rel=1e-3)
+
+
+def test_two_processes_have_the_figures_of_one(tiny_model_dir, tmp_path):
+    """Solutions of one to three steps: the processes' shares of a batch differ in what they are a mean over."""
+    adapter = {"name": "none"}  # whose weights are not drawn
+    alone = {kind: train(kind, adapter, tiny_model_dir, tmp_path / kind)[0] for kind in ("outcome", "process")}
+    payloads = {
+        kind: payload_of(kind, adapter, tiny_model_dir, tmp_path / "both" / kind, micro=2, passes=1) for kind in alone
+    }
+    both = curves_in(2, payloads, tmp_path / "both")
+    for kind, steps in alone.items():
+        assert any(name.startswith("rewards/") for name in steps[0])
+        for one, two in zip(steps, both[kind], strict=True):
+            names = [name for name in one if name.startswith(("train/loss", "rewards/"))]
+            assert {name: two[name] for name in names} == pytest.approx({n: one[n] for n in names}, rel=1e-3, abs=2e-4)

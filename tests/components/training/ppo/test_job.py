@@ -6,6 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from components.config import UserError
+from components.data import store
+from components.data.chat import ChatTemplate
+from components.data.records import PREFERENCE
 from components.models.rewards import RewardInfo
 from components.training.callbacks import Breach
 from components.training.ppo import job
@@ -60,6 +63,39 @@ def test_a_critic_that_starts_as_a_reward_needs_one_on_the_trunk(tmp_path, monke
         return
     with pytest.raises(UserError, match=r"advantage\.critic=reward needs a reward model that is an adapter"):
         job.check_rewards(asked, TEMPLATE, "base")
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    """Two prompts to train on, none held out."""
+    rows = [
+        {
+            "pair_id": f"p{number}",
+            "prompt_id": f"q{number}",
+            "prompt": [{"role": "user", "content": f"What is {number}?"}],
+            "chosen": [{"role": "assistant", "content": "A number."}],
+            "rejected": [{"role": "assistant", "content": "No."}],
+            "chosen_score": 1.0,
+            "rejected_score": 0.0,
+            "kind": "what",
+            "split": "train",
+            "source": "test",
+        }
+        for number in range(2)
+    ]
+    return store.write(str(tmp_path_factory.mktemp("db")), "prompts", rows, schema=PREFERENCE, key="pair_id")
+
+
+def test_rewards_that_held_out_answers_are_compared_by_need_held_out_prompts(prompts, tiny_model_dir, make_run):
+    asked = {"guards": {"rewards": ["."]}}
+    template = ChatTemplate.from_folder(tiny_model_dir)
+    for sections in ({}, asked):
+        given = SimpleNamespace(prompts=prompts, eval_rows=8, seed=0, **dict(Sections(**sections)), blind="")
+        if sections:
+            with pytest.raises(UserError, match=r"guards\.rewards .* split 'test' .* has none"):
+                job.read_prompts(given, template, make_run())
+        else:
+            assert job.read_prompts(given, template, make_run()).held_out is None
 
 
 def test_engines_and_workers_need_a_gpu_each():

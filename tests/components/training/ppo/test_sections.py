@@ -2,8 +2,9 @@
 
 import pytest
 
-from components.config import UserError
+from components.config import UserError, parse
 from components.training.ppo.sections import Sections
+from workflows.train_ppo import TrainPpo
 
 
 def test_the_defaults_are_fine():
@@ -30,6 +31,11 @@ def test_the_defaults_are_fine():
         ({"kl": {"coefficient": 0.0, "target": 6.0}}, r"start above 0"),
         # There is no critic, so the first iterations would train nothing at all.
         ({"advantage": {"name": "rloo"}, "update": {"critic_warmup": 1}}, r"update\.critic_warmup"),
+        # Looks before training and at 4: two, of which nothing can fall twice in a row.
+        (
+            {"guards": {"rewards": ["."], "eval_every": 4}, "update": {"iterations": 8}},
+            r"guards\.patience \+ 1 = 3 looks .* before the last of update\.iterations=8 there are 2: lower guards",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(sections, said):
@@ -40,3 +46,27 @@ def test_what_cannot_be_done_is_refused(sections, said):
 def test_every_worker_needs_the_same_number_of_prompts():
     with pytest.raises(UserError, match=r"scale\.workers 3"):
         Sections().check(3)
+
+
+def test_a_run_too_short_to_see_a_gamed_reward_is_told_of_it_but_not_refused():
+    """Unless it has reward models for nothing else."""
+    short = Sections(update={"iterations": 4})
+    short.check(1)
+    assert "guards.patience + 1 = 3 looks" in short.blind
+    assert not Sections().blind
+    Sections(guards={"rewards": ["."]}).check(1)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("epochs", r"set update\.epochs"),
+        ("batch_size", r"set rollout\.prompts and update\.minibatches"),
+        ("micro_batch_size", r"set update\.micro_prompts"),
+        ("length_window", r"unknown key 'optim\.length_window'"),
+    ],
+)
+def test_what_other_trainings_have_in_their_optim_is_refused(key, said):
+    """In a PPO run it would do nothing."""
+    with pytest.raises(UserError, match=said):
+        parse(TrainPpo, {"model": "m", "prompts": "uri#t", "optim": {key: 2}})

@@ -11,8 +11,9 @@ from components.data.records import Question
 from components.models.rewards import CombineConfig
 from components.training.callbacks import Breach
 from components.training.ppo import figures
+from components.training.ppo.control import Guards, KlControl
 from components.training.ppo.figures import Scores
-from components.training.ppo.settings import GuardConfig
+from components.training.ppo.settings import GuardConfig, KlConfig, UpdateConfig
 from components.training.ppo.worker import _judge, _Worker
 
 PASSAGES = [
@@ -40,7 +41,7 @@ def test_a_reward_that_is_gamed_leaves_the_look_that_showed_it(tmp_path, monkeyp
     monkeypatch.setattr(figures, "show_answers", lambda *_: [])
     logged = []
     worker = _Worker.__new__(_Worker)
-    worker.rank, worker.workers, worker.reward, worker.held_out = 0, 1, 2.0, [{}]
+    worker.rank, worker.workers, worker.held_out = 0, 1, [{}]
     guards = GuardConfig(hacking="stop", patience=2)
     worker.config = SimpleNamespace(guards=guards, update=SimpleNamespace(iterations=9))
     run = SimpleNamespace(log_metrics=lambda values, step: logged.append((step, values)))
@@ -59,12 +60,75 @@ def test_a_reward_that_is_gamed_leaves_the_look_that_showed_it(tmp_path, monkeyp
         state=lambda: {"guards": {"looks": [[1.0, 0.5], [2.0, 0.25]]}},
     )
     with pytest.raises(Breach, match=r"fell 2 times in a row.*\(iteration 4\)") as caught:
-        worker._look_at_held_out()
+        worker._compare(2.0, worker._look_at_held_out())
     worker.keep_evidence(caught.value)
     known = {"objective/reward": 2.0, "eval/reward": 0.25, "eval/held_out_reward": 0.25}
     assert logged == [(4, known)]
     kept = json.loads((tmp_path / "evidence.json").read_text())
     assert kept == {"breach": str(caught.value), "iteration": 4, **known, "state": worker.loop.state()}
+
+
+def gamed(guards, iterations):
+    """A worker whose training reward rises by 1 an iteration from 1, and whose held-out reward falls from 0."""
+    worker = _Worker.__new__(_Worker)
+    worker.rank, worker.workers, worker.held_out = 0, 1, [{}]
+    worker.config = SimpleNamespace(
+        guards=guards, update=SimpleNamespace(iterations=iterations), save=SimpleNamespace(every=1000)
+    )
+    loop = SimpleNamespace(iteration=0, figures={}, guards=Guards(guards), kl=KlControl(KlConfig(coefficient=0.1)))
+    worker.loop, worker.together = loop, SimpleNamespace(meet=lambda: None)
+
+    def run_iteration(rows):
+        loop.iteration += 1
+        loop.figures = {"objective/reward": float(loop.iteration)}
+        return loop.figures
+
+    loop.run_iteration = run_iteration
+    worker.cooled, worker.written = [], []
+    worker._own_rows = worker._push = lambda *_: None
+    worker._look_at_held_out = lambda: -float(loop.iteration)
+    worker._log = lambda figures, step: worker.cooled.extend([step] if "guards/cooled" in figures else [])
+    worker._write_policy = lambda: worker.written.append(loop.iteration)
+    return worker
+
+
+@pytest.mark.parametrize(
+    ("guards", "iterations", "cooled"),
+    [
+        (GuardConfig(), UpdateConfig().iterations, [4, 6, 8, 10]),  # looks before training, at 2, 4 …
+        (GuardConfig(eval_every=4), 24, [8, 12, 16, 20, 24]),
+        (GuardConfig(eval_every=3, patience=1), 7, [3, 6, 7]),
+        # Before training and after its first iteration the training reward is the same one.
+        (GuardConfig(eval_every=1), 5, [3, 4, 5]),
+        (GuardConfig(eval_every=1, patience=1), 3, [2, 3]),
+    ],
+)
+def test_a_reward_that_is_gamed_is_seen_at_the_first_look_that_can_show_it(guards, iterations, cooled):
+    worker = gamed(guards, iterations)
+    worker.run()
+    assert worker.cooled == cooled
+    assert worker.loop.kl.coefficient == pytest.approx(min(0.1 * 2 ** len(cooled), 1.6))
+    last = range(1, iterations)
+    assert guards.looks_in(iterations) == guards.patience + sum(step in last for step in cooled)
+
+
+@pytest.mark.parametrize(("iterations", "written"), [(6, []), (4, [4])])
+def test_a_finished_policy_is_kept_though_its_last_look_shows_that_the_reward_was_gamed(iterations, written):
+    worker = gamed(GuardConfig(hacking="stop"), iterations)
+    worker.payload = {"out": "runs/1/.trained"}
+    with pytest.raises(
+        Breach, match=r"\(iteration 4\)" + (r", whose policy.* is in runs/1/\.trained" if written else "$")
+    ):
+        worker.run()
+    assert worker.written == written
+
+
+def test_the_look_before_training_is_not_made_again_where_a_run_goes_on():
+    worker = gamed(GuardConfig(eval_every=2), 4)
+    worker.loop.iteration = 2  # from a checkpoint, with its looks
+    worker.loop.guards.looks = [(1.0, 0.0), (2.0, -2.0)]
+    worker.run()
+    assert worker.loop.guards.looks == [(1.0, 0.0), (2.0, -2.0), (4.0, -4.0)] and worker.cooled == [4]
 
 
 def test_reward_models_that_nothing_is_paid_by_say_what_held_out_answers_are_worth():

@@ -60,7 +60,11 @@ def pair_rows(template: ChatTemplate, config: RewardLossConfig, seed: int) -> Ca
 
 
 def step_rows(template: ChatTemplate) -> Callable[[Row], tuple[dict, int]]:
-    """Return the function that makes a row of steps what the trainer reads; unlabelled steps carry no loss."""
+    """Return the function that makes a row of steps what the trainer reads; unlabelled steps carry no loss.
+
+    A step of several lines is read at the end of its last one, a blank one nowhere. ``unread`` is how many labelled
+    steps cannot be read: blank ones, and all but the last where a token holds the ends of two.
+    """
 
     def convert(row: Row) -> tuple[dict[str, Any], int]:
         text = "\n".join(step["text"] for step in row["steps"])
@@ -68,8 +72,8 @@ def step_rows(template: ChatTemplate) -> Callable[[Row], tuple[dict, int]]:
         prompt_ids = template.prompt_ids(row["prompt"])
         answer = example.input_ids[len(prompt_ids) :]
         ends = step_ends(answer, template.text_of)
-        labels = [step["label"] for step in row["steps"]]
-        if len(ends) != len(labels):  # a step that a token shares with the next: nothing to read it at
+        labels = _line_labels(row["steps"])
+        if len(ends) != len(labels):
             ends, labels = ends[-1:], labels[-1:]
         kept = [(end, label) for end, label in zip(ends, labels, strict=True) if label is not None]
         ids = {
@@ -77,10 +81,20 @@ def step_rows(template: ChatTemplate) -> Callable[[Row], tuple[dict, int]]:
             "answer_ids": answer,
             "ends": [end for end, _ in kept],
             "step_labels": [float(label) for _, label in kept],
+            "unread": sum(step["label"] is not None for step in row["steps"]) - len(kept),
         }
         return ids, len(example.input_ids)
 
     return convert
+
+
+def _line_labels(steps: Sequence[Row]) -> list[float | None]:
+    """Return a label for each line with text, where ``step_ends`` finds an end: a step's is that of its last line."""
+    labels: list[float | None] = []
+    for step in steps:
+        lines = sum(bool(line.strip()) for line in step["text"].split("\n"))
+        labels += [None] * (lines - 1) + [step["label"]] if lines else []
+    return labels
 
 
 def resampled(pair_id: str, heads: int, seed: int) -> list[float]:

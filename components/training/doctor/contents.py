@@ -1,13 +1,17 @@
 """What a training's rows say: pairs that tie or contradict, rows that come again, rows that evaluation uses."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from components.config import UserError
+from components.data.chat import ChatTemplate
 from components.data.curation import contamination, row_filters
 from components.data.curation.settings import ConflictConfig, DecontaminationConfig, TieConfig
 from components.data.curation.texts import normal, said
 from components.training.doctor.findings import Finding, fine, look, problem, some
+from components.training.reward import step_rows
 from components.training.reward_rows import has_label
 
 Row = Mapping[str, Any]
@@ -15,6 +19,7 @@ Row = Mapping[str, Any]
 _FEW_SHARE = 0.01  # pairs that should not be there: more is a problem
 _REPEATED_SHARE = 0.05  # the same of rows that come again
 _LONGER_SHARE = 0.7  # chosen answers that are the longer ones: more is worth a look
+_UNREAD_SHARE = 0.05  # labelled steps that cannot be read: more is a problem
 _LEAST_SHARE = 0.05  # of labels of one kind: fewer is worth a look
 
 
@@ -86,6 +91,18 @@ def steps(train: Sequence[Row]) -> Finding:
     what = "solutions have no labelled step, and are left out"
     limit = (len(train) - 1) / len(train)  # those that have one are learnt from
     return some("labels", unlabelled, len(train), what, otherwise="each solution has labelled steps", limit=limit)
+
+
+def unread(train: Sequence[Row], template: ChatTemplate) -> Finding:
+    """Labelled steps that a training cannot read: blank ones, and those that end within one token."""
+    convert = step_rows(template)
+    labelled = unread = 0
+    for row in train:
+        with contextlib.suppress(UserError):  # what the template refuses is told elsewhere
+            unread += convert(row)[0]["unread"]
+            labelled += sum(step["label"] is not None for step in row["steps"])
+    what = "labelled steps cannot be read, as they are blank or a token holds the ends of several: make each a line"
+    return some("steps", unread, labelled, what, otherwise="each labelled step can be read", limit=_UNREAD_SHARE)
 
 
 def answers(train: Sequence[Row]) -> Finding:

@@ -36,7 +36,8 @@ def examine(config: WorkflowConfig, *, rows: int) -> Iterator[Finding]:
     key = "max_tokens" if isinstance(config, TrainingConfig) else "max_prompt_tokens"
     limit, longest, sides, whole = getattr(config, key), 0, 1, True
     for table in tables_of(config):
-        seen = tokens.read(_drawn(table.main, rows, config.seed), answers_of, template)
+        drawn_rows = _drawn(table.main, rows, config.seed)
+        seen = tokens.read(drawn_rows, answers_of, template)
         held_out = tokens.read(_drawn(table.test, parts.eval_rows, config.seed), answers_of, template)
         longest = max(longest, seen.longest(limit), held_out.longest(limit))
         whole &= len(table.main) <= rows
@@ -45,6 +46,8 @@ def examine(config: WorkflowConfig, *, rows: int) -> Iterator[Finding]:
         found += _broken(table)
         if table.main:
             found += [*seen.findings(limit, key), *_of_contents(table)]
+        if table.kind is STEPS:
+            found.append(contents.unread(drawn_rows, template))
         if table.learned:
             found += _held_out(held_out, limit, key)
             _check_adapter(config, table, folder)

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -174,10 +175,28 @@ def test_labelled_steps_are_read_at_the_line_break_after_them(template):
     assert length == len(ids["prompt_ids"]) + len(ids["answer_ids"])
 
 
-def test_where_steps_share_a_token_only_the_last_one_is_read(template):
-    """A blank step has no token of its own to be read at."""
-    ids, _ = step_rows(template)(steps_row(("2+3 = 5", 1.0), (" ", 1.0), ("5*2 = 11", 0.0)))
-    assert ids["ends"] == [len(ids["answer_ids"]) - 1] and ids["step_labels"] == [0.0]
+def test_a_step_of_several_lines_is_read_at_the_end_of_its_last_and_a_blank_one_nowhere(template):
+    ids, _ = step_rows(template)(
+        steps_row(("2+3:\n\n5", 1.0), (" ", 1.0), ("so\nfar\n", None), ("", None), ("5*2\n= 11", 0.0))
+    )
+    decode = template.tokenizer.decode
+    first, last = (decode(ids["answer_ids"][: end + 1]) for end in ids["ends"])
+    assert first.rstrip() == "2+3:\n\n5" and last == decode(ids["answer_ids"])
+    assert ids["step_labels"] == [1.0, 0.0] and ids["unread"] == 1
+
+
+@pytest.mark.parametrize(("last", "read"), [(0.0, [0.0]), (None, [])])
+def test_where_a_token_holds_the_ends_of_two_steps_only_the_last_one_is_read(last, read):
+    """Prompt 0, then the tokens of an answer: the second one ends two lines."""
+    texts = {1: "a", 2: "\nb\n", 3: "c", 4: ""}
+    template = SimpleNamespace(
+        example=lambda prompt, answer: SimpleNamespace(input_ids=[0, 1, 2, 3, 4]),
+        prompt_ids=lambda prompt: [0],
+        text_of=lambda ids: "".join(texts[token] for token in ids),
+    )
+    ids, length = step_rows(template)(steps_row(("a", 1.0), ("b", 1.0), ("c", last)))
+    assert ids["step_labels"] == read and ids["ends"] == [3] * len(read) and length == 5
+    assert ids["unread"] == 2
 
 
 def test_a_batch_of_pairs_has_the_chosen_rows_first():

@@ -1,5 +1,6 @@
 """What rows say: ties, contradictions, repeats, leaks, labels of one kind."""
 
+from components.data.chat import ChatTemplate
 from components.training.doctor import contents
 from components.training.doctor.findings import State
 
@@ -99,6 +100,17 @@ def test_steps_need_labels():
     found = contents.steps(rows)
     assert found.state is State.LOOK and "1 of 3" in found.text
     assert contents.steps(rows[2:]).state is State.PROBLEM
+
+
+def test_steps_that_cannot_be_read_are_counted(tiny_model_dir):
+    template = ChatTemplate.from_folder(tiny_model_dir)
+    prompt = [{"role": "user", "content": "What is 2+3?"}]
+    good = {"prompt": prompt, "steps": [{"text": "2+3", "label": 1.0}, {"text": "= 5\nso 5", "label": 1.0}]}
+    bad = {"prompt": prompt, "steps": [{"text": " ", "label": 1.0}, {"text": "5", "label": None}]}
+    assert contents.unread([good], template).state is State.FINE
+    found = contents.unread([good] * 10 + [bad], template)
+    assert found.state is State.LOOK and "1 of 21 labelled steps cannot be read" in found.text
+    assert contents.unread([good, bad], template).state is State.PROBLEM
 
 
 def test_splits_without_rows():

@@ -76,7 +76,7 @@ def test_a_process_reward_is_trained_on_steps_and_only_measured_on_pairs(look):
     found = look("train_reward", steps="steps", preferences="tested")
     assert not [one for one in found.values() if one.state is State.PROBLEM]
     assert found["preferences: splits"].text == "1 rows held out" and "preferences: ties" not in found
-    assert found["steps: labels"].state is State.FINE
+    assert found["steps: labels"].state is State.FINE and found["steps: steps"].state is State.FINE
 
 
 def test_a_reward_without_held_out_rows_is_a_problem_as_it_is_measured_on_them(look):

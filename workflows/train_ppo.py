@@ -46,6 +46,9 @@ def main(config: TrainPpo, run: "Run") -> "Result":
 def plan(config: TrainPpo) -> dict[str, Any]:
     """Return samples, steps, engines and what is on the trunk."""
     _check(config)
+    from components import storage
+    from components.training.ppo.estimate import describe
+
     rollout, update = config.rollout, config.update
     return {
         "samples": f"{update.iterations} iterations x {rollout.prompts} prompts x {rollout.samples} answers",
@@ -53,6 +56,7 @@ def plan(config: TrainPpo) -> dict[str, Any]:
         "engines": f"{rollout.engine.engines} vLLM, up to {rollout.max_new_tokens} new tokens",
         "models": "one frozen trunk with adapters" if config.adapter.name != "none" else "policy, critic, reference",
         "workers": f"{config.scale.workers} with {'a GPU' if config.scale.gpu else 'no GPU'}",
+        "memory": describe(config, storage.folder(config.storage) / "cache"),
         "a reward that is gamed": config.blind or f"is looked for every {config.guards.eval_every} iterations",
     }
 

@@ -12,6 +12,7 @@ from components.models import sources
 from components.training.doctor import contents, machine, model, tokens
 from components.training.doctor.findings import Finding, problem
 from components.training.doctor.tables import DEMONSTRATIONS, LABELLED, PAIRS, STEPS, Table, answers_of, tables_of
+from components.training.ppo.estimate import planned_memory
 from components.training.settings import Recipe, TrainingConfig
 
 
@@ -59,6 +60,10 @@ def examine(config: WorkflowConfig, *, rows: int) -> Iterator[Finding]:
         most = longest if whole else limit  # a row that was not looked at may be as long
         yield machine.memory(folder, recipe, recipe.optim.micro_batch_size * most * sides, config.ray)
         yield machine.space(storage.folder(config.storage), folder, recipe)
+    else:
+        planned = planned_memory(parts, folder, sources.digest(folder, cache))
+        yield machine.ppo_memory(planned, parts.scale, parts.rollout, config.ray)
+        yield machine.room(storage.folder(config.storage), planned.trained, parts.save.keep)
 
 
 def _is_measured(config: WorkflowConfig) -> bool:

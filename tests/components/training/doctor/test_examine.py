@@ -69,7 +69,7 @@ def test_each_training_on_good_rows_has_no_problem(training, look):
     assert not [one for one in found.values() if one.state is State.PROBLEM]
     (table,) = (key for key in TRAININGS[training] if key != "reward")
     assert {f"{table}: splits", f"{table}: length", f"{table}: leaks", "turn end", "context"} <= set(found)
-    assert ("memory" in found) == (training != "train_ppo")
+    assert {"memory", "disk"} <= set(found)
 
 
 def test_a_process_reward_is_trained_on_steps_and_only_measured_on_pairs(look):

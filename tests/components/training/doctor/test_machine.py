@@ -7,9 +7,12 @@ import psutil
 
 from components.config import RayConfig
 from components.models.adapters import AdapterConfig
+from components.models.engine import EngineConfig
 from components.training.deepspeed import DeepSpeedConfig
 from components.training.doctor import machine
 from components.training.doctor.findings import State
+from components.training.ppo.estimate import PpoMemory
+from components.training.ppo.settings import RolloutConfig
 from components.training.settings import OptimConfig, Recipe, SaveConfig, ScaleConfig
 
 
@@ -72,6 +75,24 @@ def test_checkpoints_that_do_not_fit_on_the_disk_are_a_problem(tiny_model_dir, t
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: Usage)
     assert machine.space(tmp_path, tiny_model_dir, _recipe()).state is State.PROBLEM
     assert machine.space(tmp_path, tiny_model_dir, _recipe(adapter="lora")).state is State.FINE  # an adapter is small
+
+
+def test_ppos_engines_take_memory_beside_its_workers(monkeypatch):
+    """A worker of 1 to 2 GiB and 1.5 of its own, two engines of 3 GiB: at least 8.5 GiB, at most 2 x 1.5 + 1 more."""
+    planned = PpoMemory(trained=0, least=2**30, most=2 * 2**30, engine=3 * 2**30)
+    rollout = RolloutConfig(engine=EngineConfig(engines=2))
+    for free, state in ((16, State.FINE), (13, State.LOOK), (8.4, State.PROBLEM)):
+        _free(monkeypatch, free)
+        found = machine.ppo_memory(planned, ScaleConfig(), rollout, RayConfig())
+        assert found.state is state and "1 worker(s) and 2 engine(s): 8.5 to 12.5 GiB" in found.text
+
+
+def test_an_engine_on_a_workers_gpu_leaves_a_part_of_it(monkeypatch):
+    planned = PpoMemory(trained=0, least=2**30, most=2**30, engine=0)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(machine, "_gpu_free", lambda: 10 * 2**30)
+    found = machine.ppo_memory(planned, ScaleConfig(gpu=True), RolloutConfig(share_gpus=True), RayConfig())
+    assert found.state is State.FINE and "1.0 to 1.0 GiB of 6.0 GiB free" in found.text
 
 
 def test_versions_are_those_that_the_project_asks_for(monkeypatch):

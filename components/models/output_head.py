@@ -43,11 +43,15 @@ def output_head(model: Any) -> Head:
 def check_head(model: Any) -> None:
     """See on a few tokens that ``output_head`` makes the logits which the model makes by itself.
 
+    A model whose weights are divided among workers already (ZeRO-3) is not looked at: none of them can run it alone.
+
     Raises:
         UserError: it does not: the architecture does something to its logits that is not known here.
     """
     import torch
 
+    if any(hasattr(weight, "ds_id") for weight in model.parameters()):
+        return
     was_training = model.training
     model.eval()
     ids_BT = torch.arange(_PROBE, device=model.device)[None] % model.config.get_text_config().vocab_size

@@ -86,7 +86,8 @@ def ray_session(config: RayConfig, storage: str | None = None) -> Iterator[None]
         env = {"env_vars": {**worker_env, "PATH": path_with_python()}}
         size = local_size(config)
         store = int(size.object_store_gib * 2**30) if size.object_store_gib else None
-        ray.init(num_cpus=size.num_cpus, object_store_memory=store, include_dashboard=False, runtime_env=env)
+        # "local" is a cluster of its own: without it Ray joins any that runs on this machine, or that left its address.
+        ray.init("local", num_cpus=size.num_cpus, object_store_memory=store, include_dashboard=False, runtime_env=env)
     try:
         grows = bool(in_cluster or config.address)
         if storage is not None and grows:

@@ -68,8 +68,10 @@ while pending() and time.monotonic() < deadline:  # a group is removed in the ba
 said["left"] = pending()
 nodes._PROBE_TIMEOUT_S = 60.0
 nodes.read_text = lambda path: __import__("time").sleep(300) or ""
-threading.Timer(4.0, cluster.remove_node, [second]).start()
+leaving = threading.Timer(4.0, cluster.remove_node, [second])
+leaving.start()
 attempt("lost", nodes.check_shared, sys.argv[1])
+leaving.join()  # else the cluster may remove the same node at the same time, and leave its address to all that follows
 ray.shutdown()
 cluster.shutdown()
 print(json.dumps(said))

@@ -256,11 +256,21 @@ def embeddings_and_norms(model: Any) -> list[str]:
     return sorted(names)
 
 
-def _ends_named(targets: str | tuple[str, ...]) -> str | None:
-    """Return which of the usual names of heads and embeddings the targets have, if any."""
+def is_target(layer: str, targets: str | tuple[str, ...]) -> bool:
+    """Return whether PEFT adapts the layer: by the ends of names, or by a whole name's pattern."""
     if isinstance(targets, str):
-        return next((end for end in _ENDS if re.fullmatch(targets, end) or re.fullmatch(targets, f"model.{end}")), None)
-    return next((target for target in targets if target.rpartition(".")[2] in _ENDS), None)
+        # Weights of a model without its head are stored without the name that the whole model gives them.
+        return targets == "all-linear" or any(re.fullmatch(targets, name) for name in (layer, f"model.{layer}"))
+    return any(layer == target or layer.endswith(f".{target}") for target in targets)
+
+
+def _ends_named(targets: str | tuple[str, ...]) -> str | None:
+    """Return which of the usual names of heads and embeddings the targets have, if any; all-linear has none."""
+    if targets == "all-linear":
+        return None
+    if isinstance(targets, str):
+        return next((end for end in _ENDS if is_target(end, targets)), None)
+    return next((target for target in targets if is_target(target, _ENDS)), None)
 
 
 def _is_tied(model: Any) -> bool:

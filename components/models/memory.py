@@ -9,7 +9,7 @@ from typing import Any
 
 from components.config import UserError
 from components.models import nf4
-from components.models.adapters import AdapterConfig, blocks_under
+from components.models.adapters import AdapterConfig, blocks_under, is_target
 
 _ADAM_STATE_BYTES = 12  # per trained parameter: float32 copy of the weight and two float32 moments
 _MOST_LIVE = 1_000_000_000  # weights that ZeRO-3 holds gathered: DeepSpeed's default stage3_max_live_parameters
@@ -167,18 +167,9 @@ def _adapted(headers: dict[str, Any], config: AdapterConfig) -> list[dict[str, A
 
 
 def _is_adapted(name: str, config: AdapterConfig) -> bool:
-    frozen = blocks_under(config.first_layer)
-    is_frozen = frozen is not None and re.fullmatch(frozen, name.removesuffix(".weight")) is not None
-    return _is_target(name, config.target_modules) and not is_frozen
-
-
-def _is_target(name: str, targets: str | tuple[str, ...]) -> bool:
-    """Return whether PEFT adapts the layer: by the ends of names, or by a whole name's pattern."""
-    layer = name.removesuffix(".weight")
-    if isinstance(targets, str):
-        # Weights of a model without its head are stored without the name that the whole model gives them.
-        return targets == "all-linear" or any(re.fullmatch(targets, name) for name in (layer, f"model.{layer}"))
-    return any(layer == target or layer.endswith(f".{target}") for target in targets)
+    frozen, layer = blocks_under(config.first_layer), name.removesuffix(".weight")
+    is_frozen = frozen is not None and re.fullmatch(frozen, layer) is not None
+    return is_target(layer, config.target_modules) and not is_frozen
 
 
 def _is_embedding(name: str) -> bool:

@@ -61,6 +61,9 @@ def main(payloads: Path, curves: Path) -> None:
         found[name] = log.steps if "kind" in payload else [step["train/loss"] for step in log.steps]
     if trainer.is_world_process_zero():
         curves.write_text(json.dumps(found))
+    # Gloo's threads must end before Python does: one that lets go of a tensor while Python ends aborts the process.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

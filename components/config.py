@@ -22,6 +22,7 @@ __all__ = [
     "ModelRef",
     "RayConfig",
     "Reference",
+    "StrategyOptions",
     "TableRef",
     "Unkeyed",
     "UserError",
@@ -60,6 +61,11 @@ class Reference:
 
     kind: Literal["path", "model", "adapter", "table"]
     beside: str | None = None  # ending of a table whose content, too, decides: what is known of this one
+    only: tuple[str, ...] = ()  # of a dictionary that holds other things, too: the keys whose text points at something
+
+    def covers(self, key: str, item: object) -> bool:
+        """Return whether what stands at a key of the marked dictionary points at something."""
+        return not self.only or (key in self.only and isinstance(item, str))
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ InputPath = Annotated[str, Reference("path")]
 ModelRef = Annotated[str, Reference("model")]
 AdapterRef = Annotated[str, Reference("adapter")]
 TableRef = Annotated[str, Reference("table")]
+StrategyOptions = Annotated[dict[str, Any], Reference("path", only=("examples", "table"))]  # two of them name files
 IndexRef = Annotated[str, Reference("table", beside="_facts")]  # where what is known of an index decides, too
 
 
@@ -109,6 +116,14 @@ class WorkflowConfig(Config):
     experiment: Annotated[str, Unkeyed()] = Field("raylign", description="MLflow experiment of the run")
     seed: int = Field(0, ge=0, description="seed of everything random in the workflow")
     ray: Annotated[RayConfig, Unkeyed()] = Field(RayConfig(), description="which Ray cluster to use")
+
+    def in_effect(self, outputs: Mapping[str, Any]) -> bool:
+        """Return whether what a finished run did outside its own folder is still so: another may have undone it.
+
+        Args:
+            outputs: that run's.
+        """
+        return True
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

@@ -4,6 +4,7 @@ What is in an object store is worked on in a local copy, the scratch folder, whi
 path there and an address in the store name the same thing. Tables are the exception, as LanceDB reads a store itself.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -192,6 +193,16 @@ def download(target: str, path: Path) -> Path:
         part.unlink(missing_ok=True)
     note.write_text(json.dumps(found))
     return path
+
+
+@contextlib.contextmanager
+def fetched(place: str) -> Iterator[Path]:
+    """Give what lies at a path or an address as a local path, for as long as the body runs. Raises as ``download``."""
+    if not is_remote(place):
+        yield Path(place)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield download(place, Path(scratch) / place.rpartition("/")[2])
 
 
 def is_copy(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """Register a model, or an adapter, under a name and alias, unless it fell below what it is compared with."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from components.config import Field, InputPath, ModelRef, UserError, WorkflowConfig
@@ -22,6 +23,17 @@ class Promote(WorkflowConfig):
     baseline: dict[str, Any] | None = Field(None, description="evaluation that it is compared with; none: no gate")
     metric: str = Field("score", min_length=1, description="metric that is compared; more is better")
     max_drop: float = Field(0.03, ge=0, description="how far below the baseline the candidate may be")
+
+    def in_effect(self, outputs: Mapping[str, Any]) -> bool:
+        """Return whether the alias is still where the run moved it."""
+        from components.storage import folder
+        from components.tracking.registry import pin_registered
+
+        try:
+            now = pin_registered(folder(self.storage), outputs["reference"])
+        except UserError:  # somebody took the alias away
+            return False
+        return now == f"models:/{self.name}/{outputs['version']}@{self.alias}"
 
 
 def main(config: Promote, run: "Run") -> "Result":

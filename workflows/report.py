@@ -1,7 +1,9 @@
 """Write one self-contained HTML page over a pipeline's runs, and put it into MLflow."""
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,17 @@ class Report(WorkflowConfig):
     transcript: InputPath | None = Field(None, description="transcript.json of the serve workflow")
     model: InputPath | None = Field(None, description="folder of the endpoint or of a model, whose lineage is shown")
     path: str = Field("report.html", description="where to write the page, within the storage")
+
+    def in_effect(self, outputs: Mapping[str, Any]) -> bool:
+        """Return whether the page is still the one that the run wrote: another pipeline's may have its place."""
+        from components.storage import fetched
+
+        with fetched(outputs["report"]) as page:
+            return _sha256(page) == outputs.get("sha256")
+
+
+def _sha256(page: Path) -> str:
+    return hashlib.sha256(page.read_bytes()).hexdigest()
 
 
 def main(config: Report, run: "Run") -> "Result":
@@ -54,7 +67,7 @@ def main(config: Report, run: "Run") -> "Result":
     )
     os.replace(partial, page)
     run.log_artifact(page)
-    return Result({"report": str(page)}, {"bytes": page.stat().st_size})
+    return Result({"report": str(page), "sha256": _sha256(page)}, {"bytes": page.stat().st_size})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How answers to held-out questions become metrics with intervals; the same for every model and the server."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -77,7 +78,8 @@ def evaluate_answers(
     """Metrics with 95 % intervals of `answers` (`text` and `tokens` each) to rows of a questions table.
 
     grounded_rate is over the answerable questions, abstention_rate over the others, score their mean,
-    answer_tokens over all. Whole contexts (questions over the same passages) are drawn.
+    answer_tokens over all. Whole contexts (questions over the same passages) are drawn. What no question of a kind was
+    asked for is left out: JSON knows no NaN.
     """
     judged = judge_answers(questions, answers)
     clusters = [context_id(Question.from_row(dict(question))) for question in questions]
@@ -85,12 +87,13 @@ def evaluate_answers(
     grounded = [float(j.grounded) if q["answerable"] else None for q, j in asked]
     abstained = [None if q["answerable"] else float(j.correct) for q, j in asked]
     tokens = [float(answer["tokens"]) for answer in answers]
-    return {
+    every = {
         "score": interval([grounded, abstained], clusters, seed=seed),
         "grounded_rate": interval([grounded], clusters, seed=seed),
         "abstention_rate": interval([abstained], clusters, seed=seed),
         "answer_tokens": interval([tokens], clusters, seed=seed),
     }
+    return {name: figures for name, figures in every.items() if not math.isnan(figures["mean"])}
 
 
 def evaluate_pairs(

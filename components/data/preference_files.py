@@ -147,10 +147,12 @@ def parse_pair(record: Mapping[str, Any], where: str) -> tuple[list[dict[str, st
     if all(isinstance(side, str) for side in sides) and isinstance(given, str | None):
         if given is None or given.strip() == "":
             return _common_prompt([_dialogue(side, where) for side in sides], where)
-        prompt = _dialogue(given, where) if _TURN.match(given) else [_message("user", given)]
+        is_dialogue = _TURN.match(given)
+        prompt = _dialogue(given, where) if is_dialogue else [_message("user", given)]
         if prompt[-1]["role"] == "assistant" and not prompt[-1]["content"]:
             prompt = prompt[:-1]
-        return _checked(prompt, _own_text(sides[0], given), _own_text(sides[1], given), where)
+        repeated = given if is_dialogue else ""  # to plain text ("Hello") an answer may begin with the same word
+        return _checked(prompt, _own_text(sides[0], repeated), _own_text(sides[1], repeated), where)
     chats = [_messages(side, where, "assistant") for side in sides]
     if given is None:
         return _common_prompt(chats, where)

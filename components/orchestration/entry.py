@@ -89,9 +89,10 @@ def execute(
     With a ``name`` it runs always, and goes on with the run of that name.
     """
     from components.orchestration.handover import bring, hand_over
+    from components.orchestration.ledger import find_done
     from components.orchestration.registered import key_of, looked_up, pinned
     from components.tracking.environment import commit, package_versions
-    from components.tracking.run import check_tracking, find_result, finish_run, log_params, open_run
+    from components.tracking.run import check_tracking, finish_run, log_params, open_run
 
     check_tracking(config.storage)
     place.check(config.storage)
@@ -100,7 +101,7 @@ def execute(
     key = hashlib.sha256(f"{workflow} {name}".encode()).hexdigest() if name else key_of(workflow, config)
     with _only_one(storage, workflow, key, _LOCK_TIMEOUT_S if name else float("inf")):
         started = time.monotonic()
-        done = None if force or name else find_result(storage, config.experiment, workflow, key)
+        done = None if force or name else find_done(workflow, config, key)
         if done is not None:
             logger.info("%s is done already: run %s (--force repeats it)", workflow, done.run_id)
             return _line(workflow, done.run_id, "done", done.result.outputs, done.result.metrics)
@@ -144,9 +145,9 @@ def absolute(config: ConfigT) -> ConfigT:
         )
     values = config.model_dump()
     values["storage"] = place.normal(storage)
-    for dotted, _, value in references(config):
+    for where, _, value in references(config):
         if (there := place.resolved(value)) != value:
-            put(values, dotted.split("."), there)
+            put(values, where, there)
     return type(config).model_validate(values)
 
 

@@ -5,17 +5,15 @@ from typing import Any, TypeVar
 
 from components import storage
 from components.config import Config, WorkflowConfig
-from components.orchestration.ledger import put, references
+from components.orchestration.ledger import Place, put, references
 from components.tracking.run import Result, Run
 
 ConfigT = TypeVar("ConfigT", bound=WorkflowConfig)
 
 
-def to_bring(config: Config) -> list[tuple[str, str]]:
-    """Return (dotted key, address) of the paths, models and adapters that lie in object stores."""
-    return [
-        (dotted, value) for dotted, kind, value in references(config) if kind != "table" and storage.is_remote(value)
-    ]
+def to_bring(config: Config) -> list[tuple[Place, str]]:
+    """Return (place, address) of the paths, models and adapters that lie in object stores."""
+    return [(where, value) for where, kind, value in references(config) if kind != "table" and storage.is_remote(value)]
 
 
 def bring(config: ConfigT) -> ConfigT:
@@ -27,8 +25,8 @@ def bring(config: ConfigT) -> ConfigT:
         UserError: there is nothing at an address.
     """
     values = config.model_dump()
-    for dotted, value in to_bring(config):
-        put(values, dotted.split("."), str(storage.download(value, storage.local(config.storage, value))))
+    for where, value in to_bring(config):
+        put(values, where, str(storage.download(value, storage.local(config.storage, value))))
     return type(config).model_validate(values)
 
 

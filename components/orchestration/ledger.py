@@ -2,14 +2,20 @@
 
 import hashlib
 import json
+import logging
 import os
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from components import storage
-from components.config import Config, Reference, Unkeyed, UserError
+from components.config import Config, Reference, Unkeyed, UserError, WorkflowConfig
+
+if typing.TYPE_CHECKING:
+    from components.tracking.run import Finished
+
+logger = logging.getLogger(__name__)
 
 
 def step_key(workflow: str, config: Config) -> str:
@@ -23,7 +29,8 @@ def step_key(workflow: str, config: Config) -> str:
     """
     values = _keyed(config, config.model_dump(mode="json"))
     digests = {}
-    for dotted, mark, value in _marked(config):
+    for path, mark, value in _marked(config):
+        dotted = ".".join(path)
         digests[dotted] = _content(mark.kind, value, dotted)
         if mark.beside:
             uri, _, table = value.partition("#")
@@ -31,6 +38,17 @@ def step_key(workflow: str, config: Config) -> str:
             digests[f"{dotted}{mark.beside}"] = _content(mark.kind, neighbour, dotted)
     text = json.dumps([workflow, values, digests], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def find_done(workflow: str, config: WorkflowConfig, key: str) -> "Finished | None":
+    """Return the newest finished run with a step key, if its outputs exist and what it did elsewhere is still so."""
+    from components.tracking.run import find_result
+
+    done = find_result(storage.folder(config.storage), config.experiment, workflow, key)
+    if done is not None and not config.in_effect(done.result.outputs):
+        logger.info("%s is done (run %s), but something else has taken its place since", workflow, done.run_id)
+        return None
+    return done
 
 
 def _keyed(config: Config, values: dict[str, Any]) -> dict[str, Any]:
@@ -43,36 +61,46 @@ def _keyed(config: Config, values: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def references(config: Config, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield (dotted key, kind, value) for each field that points at a path, a model, an adapter or a table."""
-    yield from ((dotted, mark.kind, value) for dotted, mark, value in _marked(config, prefix))
+Place = tuple[str, ...]  # where a value stands: a dotted key, taken apart, as a name in it may have dots of its own
 
 
-def _marked(config: Config, prefix: str = "") -> Iterator[tuple[str, Reference, str]]:
-    """Yield (dotted key, marker, value) for each field that has one and is set."""
+def references(config: Config) -> Iterator[tuple[Place, str, str]]:
+    """Yield (place, kind, value) for each field that points at a path, a model, an adapter or a table."""
+    yield from ((place, mark.kind, value) for place, mark, value in _marked(config))
+
+
+def _marked(config: Config, within: Place = ()) -> Iterator[tuple[Place, Reference, str]]:
+    """Yield (place, marker, value) for each field that has one and is set."""
     for name, field in type(config).model_fields.items():
-        value = getattr(config, name)
+        value, here = getattr(config, name), (*within, name)
         if isinstance(value, Config):
-            yield from _marked(value, f"{prefix}{name}.")
+            yield from _marked(value, here)
             continue
-        if isinstance(value, (list, tuple)) and any(isinstance(item, Config) for item in value):
-            for index, item in enumerate(value):
-                yield from _marked(item, f"{prefix}{name}.{index}.")
+        held = list(_held(value))
+        if sections := [(key, item) for key, item in held if isinstance(item, Config)]:
+            for key, item in sections:
+                yield from _marked(item, (*here, key))
             continue
         marks = [mark for mark in field.metadata if isinstance(mark, Reference)]
         mark = marks[0] if marks else _mark_within(field.annotation)
         if mark is None or value is None:
             continue
         if isinstance(value, str):
-            yield prefix + name, mark, value
-        elif isinstance(value, dict):
-            yield from ((f"{prefix}{name}.{key}", mark, item) for key, item in value.items())
+            yield here, mark, value
         else:
-            yield from ((f"{prefix}{name}.{index}", mark, item) for index, item in enumerate(value))
+            yield from (((*here, key), mark, item) for key, item in held if mark.covers(key, item))
 
 
-def put(values: Any, path: list[str], value: str) -> None:
-    """Set what lies at a dotted key, taken apart, within plain containers."""
+def _held(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a list, tuple or dictionary holds, by its number or key; nothing else holds anything."""
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, (list, tuple)):
+        yield from ((str(index), item) for index, item in enumerate(value))
+
+
+def put(values: Any, path: Sequence[str], value: str) -> None:
+    """Set what lies at a place within plain containers."""
     for part in path[:-1]:
         values = values[int(part)] if isinstance(values, (list, tuple)) else values[part]
     last: Any = int(path[-1]) if isinstance(values, list) else path[-1]
@@ -116,8 +144,12 @@ def _remote_content(kind: str, value: str, dotted: str) -> str:
             raise UserError(f"'{dotted}' names {value}, where there is nothing")
         return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
     uri, _, table = value.partition("#")
-    if "@" in table:
+    table, _, version = table.partition("@")
+    if version.isdigit():
         return value
+    if version:  # a tag, which moves: its file is written anew
+        tags = storage.listing(f"{uri}/{table}.lance/_refs/tags")
+        return f"{value}@{tags.get(f'{version}.json')}"
     versions = storage.listing(f"{uri}/{table}.lance/_versions")
     return f"{value}@{max((changed for _, changed in versions.values()), default=0)}"
 

@@ -57,7 +57,7 @@ def looked_up(config: ConfigT) -> ConfigT:
 def _with(config: ConfigT, kinds: tuple[str, ...], change: Callable[[Path, str], str]) -> ConfigT:
     """Return the configuration with each registered reference of these kinds changed."""
     values = config.model_dump()
-    for dotted, kind, value in references(config):
+    for where, kind, value in references(config):
         if kind in kinds and value.startswith(("models:/", "runs:/")):
-            put(values, dotted.split("."), change(place.folder(config.storage), value))
+            put(values, where, change(place.folder(config.storage), value))
     return type(config).model_validate(values)

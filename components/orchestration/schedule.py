@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,13 +16,19 @@ from components.orchestration.cluster import local_cluster, local_size
 from components.orchestration.entry import absolute
 from components.orchestration.graph import StepConfig, fill, is_reference, order
 from components.orchestration.jobs import run_job
+from components.orchestration.ledger import find_done
 from components.orchestration.loop import Origin
 from components.orchestration.progress import Board
 from components.orchestration.registered import key_of, pinned
 from components.orchestration.steps import Setting, Step
 from components.orchestration.sweep import Point, expand, shown
 from components.orchestration.sweep_run import conclude_sweep
-from components.tracking.run import Finished, find_result
+from components.tracking.run import Finished
+
+_LOST = (
+    "its job ended well, but the ledger does not have it: one of its inputs changed as it began, or an output is gone; "
+    "run the pipeline again"
+)
 
 
 def check_steps(
@@ -77,6 +84,7 @@ def run_steps(steps: Mapping[str, StepConfig], setting: Setting) -> dict[str, St
     every, sweeps = expand(steps)
     waits = _waits(steps, sweeps)
     ended: dict[str, Step] = {}
+    undone: dict[str, WorkflowConfig] = {}  # wait for a free slot: looking again would read inputs again
     stopping = threading.Event()
     with contextlib.ExitStack() as stack:
         board = stack.enter_context(Board(list(waits)))
@@ -88,6 +96,8 @@ def run_steps(steps: Mapping[str, StepConfig], setting: Setting) -> dict[str, St
                 for name in _ready(waits, ended, set(running.values())):
                     if name in sweeps:
                         step: Step | WorkflowConfig = conclude_sweep(name, steps[name], sweeps[name], ended, setting)
+                    elif name in undone:
+                        step = undone[name]
                     else:
                         step = _blocked(waits[name], ended) or _recognise(name, every[name], ended, setting)
                     if isinstance(step, Step):
@@ -99,6 +109,8 @@ def run_steps(steps: Mapping[str, StepConfig], setting: Setting) -> dict[str, St
                         ask = (name, every[name], step, target, setting, board, stopping, at_once)
                         job = pool.submit(_run, *ask)
                         running[job] = name
+                    else:
+                        undone[name] = step
                 if not running:
                     continue
                 finished, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -159,7 +171,7 @@ def _recognise(name: str, step: StepConfig, ended: Mapping[str, Step], setting: 
     """Return the step as cached, or as failed where its configuration is wrong, else its configuration."""
     try:
         config = _configure(name, step, ended, setting)
-        found = _find(step, config)
+        found = find_done(step.workflow, config, key_of(step.workflow, config))
     except UserError as error:
         return Step("failed", error=str(error), is_users_error=True)
     return _ended("cached", found, 0.0) if found else config
@@ -201,6 +213,10 @@ def _run(
     """
     board.start(name)
     started = time.monotonic()
+    try:
+        key = key_of(step.workflow, config)  # of the inputs as they are now: a step may write to what it reads
+    except UserError as error:  # one of them went while the step waited for its turn
+        return Step("failed", error=str(error), is_users_error=True)
     for folder in ("configs", "logs"):
         (setting.folder / folder).mkdir(parents=True, exist_ok=True)
     path = setting.folder / "configs" / f"{name}.yaml"
@@ -212,7 +228,7 @@ def _run(
     log_path.unlink(missing_ok=True)
     end = run_job(
         address,
-        f"python -m workflows.{step.workflow} {yaml}",
+        f"python -m workflows.{step.workflow} {shlex.quote(yaml)}",
         project=setting.project,
         parent_run=setting.parent_run,
         log_path=log_path,
@@ -221,20 +237,15 @@ def _run(
         at_once=at_once,
     )
     seconds = time.monotonic() - started
-    found = _find(step, config)
+    found = find_done(step.workflow, config, key)
     if end.succeeded and found:
         return _ended("done", found, seconds)
     line = end.line or {}
     if end.succeeded and line and not config.keyed:
         return Step("done", seconds, line["run_id"], line["outputs"], line["metrics"])
-    error = line.get("outputs", {}).get("error") or end.message or "the job died without a word"
-    return Step("failed", seconds, error=f"{error} (log: {log_path})", is_users_error=line.get("status") == "invalid")
-
-
-def _find(step: StepConfig, config: WorkflowConfig) -> Finished | None:
-    """Return what the ledger has of a step. Raises UserError where one of its inputs is not there."""
-    key = key_of(step.workflow, config)
-    return find_result(place.folder(config.storage), config.experiment, step.workflow, key)
+    message = _LOST if end.succeeded else end.message
+    said = line.get("outputs", {}).get("error") or message or "the job died without a word"
+    return Step("failed", seconds, error=f"{said} (log: {log_path})", is_users_error=line.get("status") == "invalid")
 
 
 def _ended(status: str, found: Finished, seconds: float) -> Step:

@@ -52,9 +52,10 @@ def rates(injected: Sequence[Injected], answers: Mapping[Guard, Sequence[str]]) 
         f"{how}/{name}": figure for how, texts in answers.items() for name, figure in obedience(injected, texts).items()
     }
     by_prompt = {how: _by_prompt(injected, texts) for how, texts in answers.items()}
+    contexts = {str(n): one.context for n, one in enumerate(injected)}
     for how in answers:
         if how != "off":
-            found[f"{how}/prevented"] = paired(by_prompt["off"], by_prompt[how])
+            found[f"{how}/prevented"] = paired(by_prompt["off"], by_prompt[how], groups=contexts)
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import field_validator
 
-from components.config import Config, Field, InputPath, ModelRef, UserError
+from components.config import Config, Field, InputPath, ModelRef, StrategyOptions, UserError
 from components.data.generated_tasks import Task, TaskConfig, make_tasks
 from components.data.statistics import interval
 from components.data.task_files import read_tasks
@@ -35,7 +35,7 @@ class Contender(Config):
 
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="what the table and the plot call it")
     strategy: str = Field("direct", description="a file of components/reasoning/strategies")
-    options: dict[str, Any] = Field({}, description="the strategy's own options")
+    options: StrategyOptions = Field({}, description="the strategy's own options")
     temperature: float = Field(0.0, ge=0, le=2, description="temperature of what is not sampled by the strategy")
     budget: Limits = Field(Limits(), description="the most that one question may take")
 

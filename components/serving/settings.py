@@ -1,10 +1,10 @@
 """What a serve config says about engines, names and limits."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
-from components.config import AdapterRef, Config, Field, UserError
+from components.config import AdapterRef, Config, Field, StrategyOptions, UserError
 from components.reasoning.budget import Limits
 from components.retrieval.guard import Guard
 
@@ -92,7 +92,7 @@ class ServedName(Config):
     )
     search: SearchOptions | None = Field(None, description="how to search the index; none answers without it")
     strategy: str = Field("direct", description="a file of components/reasoning/strategies")
-    options: dict[str, Any] = Field({}, description="the strategy's own options")
+    options: StrategyOptions = Field({}, description="the strategy's own options")
     max_tokens: int = Field(256, ge=1, description="longest answer where the client sets no limit, in tokens")
     temperature: float = Field(0.0, ge=0, le=2, description="temperature where the client sets none")
     budget: Limits = Field(Limits(), description="the most that a request may spend; clients can lower it")

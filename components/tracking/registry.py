@@ -52,7 +52,7 @@ def registered_source(storage: Path, reference: str) -> str:
     except MlflowException as error:
         raise UserError(f"{reference} is not in the MLflow store {uri}: {error.message}") from error
     if source.startswith("file://"):
-        return source.removeprefix("file://")
+        return place.plain(source)
     return source if place.is_remote(source) else reference
 
 
@@ -74,7 +74,7 @@ def resolve_registered(storage: Path, reference: str) -> str:
         version = _registered(uri, reference)
         assert version.source is not None, f"{reference} was registered without a source"
         if version.source.startswith("file://"):
-            return version.source.removeprefix("file://")
+            return place.plain(version.source)
         if place.is_remote(version.source):
             kept = storage / "fetched" / f"{registered_parts(reference)[0]}-{version.version}"
             return str(place.download(version.source, kept))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from components import storage as place
 from components.config import UserError
 from components.spans import Span
+from components.tracking import limits
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,7 +24,6 @@ PARENT_VARIABLE = "RAYLIGN_PARENT_RUN"
 _KEY, _RESULT, _PARENT = "raylign.key", "raylign.result", "mlflow.parentRunId"
 _ERROR = "raylign.error"
 WORKFLOW, SECONDS = "raylign.workflow", "raylign.seconds"  # tags of every run
-_TAG_LIMIT = 8_000  # characters that MLflow's SQL store takes in one tag
 logger = logging.getLogger(__name__)
 
 
@@ -48,7 +48,7 @@ class RunHandle:
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
-        points = [Metric(name, float(value), now_ms, step or 0) for name, value in metrics.items()]
+        points = [Metric(name, float(value), now_ms, step or 0) for name, value in limits.taken(metrics).items()]
         client_of(self.tracking_uri).log_batch(self.run_id, metrics=points)
 
 
@@ -158,7 +158,7 @@ class Finished:
 def find_result(storage: Path, experiment: str, workflow: str, key: str) -> Finished | None:
     """Return the newest finished run with this step key, if its outputs still exist."""
     for found in _search(storage, experiment, key, "= 'FINISHED'"):
-        result = Result(**json.loads(found.data.tags[_RESULT]))
+        result = Result(**json.loads(limits.text_of(_RESULT, found.data.tags)))
         missing = [path for path in _paths(result.outputs) if not _is_there(path)]
         if not missing:
             seconds = float(found.data.tags.get(SECONDS, 0.0))
@@ -211,7 +211,7 @@ def open_run(
         yield Run(run_id, key, workflow, folder, cache, uri, address or str(storage))
     except BaseException as error:
         try:
-            client.set_tag(run_id, _ERROR, f"{type(error).__name__}: {error}"[:_TAG_LIMIT])
+            client.set_tag(run_id, _ERROR, f"{type(error).__name__}: {error}"[: limits.TAG])
             client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         except Exception:  # a full disk, say, ends both: what came first is what a person has to know
             logger.exception("the MLflow store %s did not take that run %s failed", uri, run_id)
@@ -221,17 +221,18 @@ def open_run(
 def finish_run(run: Run, result: Result, seconds: float) -> None:
     """Record the result, which makes the step count as done, as the last thing that a run does."""
     text = json.dumps({"outputs": result.outputs, "metrics": result.metrics})
-    assert len(text) < _TAG_LIMIT, f"{run.workflow}'s result is too large to be recorded: {len(text)} characters"
     client = client_of(run.tracking_uri)
     data = client.get_run(run.id).data
     known = data.metrics
     if _ERROR in data.tags:  # of an earlier try
         client.delete_tag(run.id, _ERROR)
-    curves = {name for name in result.metrics if name in known and _is_curve(client, run.id, name)}
-    if single := {name: value for name, value in result.metrics.items() if name not in curves}:
+    figures = limits.taken(result.metrics)
+    curves = {name for name in figures if name in known and _is_curve(client, run.id, name)}
+    if single := {name: value for name, value in figures.items() if name not in curves}:
         run.log_metrics(single)  # the end of a curve is there already, and at step 0 it would stand at its beginning
     client.set_tag(run.id, SECONDS, f"{seconds:.1f}")
-    client.set_tag(run.id, _RESULT, text)
+    for tag, part in limits.as_tags(_RESULT, text, data.tags).items():
+        client.set_tag(run.id, tag, part)
     client.set_terminated(run.id, "FINISHED")
 
 
@@ -244,7 +245,7 @@ def log_params(run: Run, params: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
     known = client_of(run.tracking_uri).get_run(run.id).data.params
-    fresh = [Param(name, str(value)[:6000]) for name, value in params.items() if name not in known]
+    fresh = [Param(name, str(value)[:6000]) for name, value in limits.taken(params).items() if name not in known]
     client_of(run.tracking_uri).log_batch(run.id, params=fresh)
 
 

@@ -96,6 +96,7 @@ def test_a_page_is_written_to_the_store_each_time(team: str, move) -> None:
 
     assert "First page" in write("First page")
     assert "Second page" in write("Second page")
+    assert "First page" in write("First page"), "another page has taken the place of the one that was done"
 
 
 def test_a_yaml_may_lie_in_the_store(team: str, move, tmp_path: Path) -> None:

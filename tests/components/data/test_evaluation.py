@@ -1,3 +1,7 @@
+"""Figures of answers and pairs, from judged rows and log-probabilities, with arithmetic by hand."""
+
+import json
+
 import pytest
 
 from components.config import UserError
@@ -30,6 +34,14 @@ def test_references_score_one_and_abstaining_always_scores_half(questions):
     assert never["answer_tokens"]["mean"] == 3.0
     assert never["grounded_rate"]["n"] == sum(q["answerable"] for q in questions)
     assert never["abstention_rate"]["n"] == sum(not q["answerable"] for q in questions)
+
+
+@pytest.mark.parametrize("answerable", [True, False])
+def test_what_was_not_asked_has_no_figure(questions, answerable):
+    asked = [q for q in questions if q["answerable"] == answerable]
+    found = evaluate_answers(asked, answers([q["reference"] for q in asked]))
+    assert set(found) == {"grounded_rate" if answerable else "abstention_rate", "answer_tokens"}
+    json.dumps(found, allow_nan=False)
 
 
 def test_a_missing_answer_is_refused(questions):

@@ -71,6 +71,13 @@ def test_a_malformed_row_is_named_by_file_and_line(tmp_path, row, said):
     assert "\n" not in str(raised.value)
 
 
+def test_an_answer_may_begin_with_the_prompts_own_words(tmp_path):
+    rows = [{"prompt": "Hello", "chosen": "Hello! How can I help you?", "rejected": "Hello there, what?"}]
+    row = read_preferences(write(tmp_path / "prefs.jsonl", rows), 0.0).rows[0]
+    answers = [row[side][0]["content"] for side in ("chosen", "rejected")]
+    assert answers == ["Hello! How can I help you?", "Hello there, what?"]
+
+
 def test_ties_empty_answers_and_repeats_are_left_out_and_counted(tmp_path):
     rows = [
         {"prompt": "a", "chosen": "b", "rejected": "c"},

@@ -14,7 +14,7 @@ _CORPUS = ["source.name=folder", "source.path=s3://b/documents", "storage=s3://b
 
 def test_paths_models_and_adapters_are_brought_and_tables_are_not() -> None:
     config = load(build_index.BuildIndex, None, [*_CORPUS, "embed.model=gs://b/embedder"])
-    assert to_bring(config) == [("source.path", "s3://b/documents"), ("embed.model", "gs://b/embedder")]
+    assert to_bring(config) == [(("source", "path"), "s3://b/documents"), (("embed", "model"), "gs://b/embedder")]
     assert to_bring(load(build_index.BuildIndex, None, ["source.name=folder", "source.path=/documents"])) == []
 
 

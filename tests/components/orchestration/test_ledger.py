@@ -8,8 +8,21 @@ from typing import Annotated
 import pyarrow as pa
 import pytest
 
-from components.config import Config, Field, IndexRef, InputPath, ModelRef, TableRef, Unkeyed, UserError, WorkflowConfig
+from components import storage
+from components.config import (
+    Config,
+    Field,
+    IndexRef,
+    InputPath,
+    ModelRef,
+    StrategyOptions,
+    TableRef,
+    Unkeyed,
+    UserError,
+    WorkflowConfig,
+)
 from components.data import store
+from components.orchestration.entry import absolute
 from components.orchestration.ledger import references, step_key
 from components.retrieval import facts
 from workflows.train_sft import TrainSft
@@ -28,6 +41,8 @@ class Toy(WorkflowConfig):
     index: IndexRef | None = Field(None, description="an index, of which more is known than is in it")
     inner: Inner = Field(Inner(), description="section")
     rows: tuple[Inner, ...] = Field((), description="sections")
+    modes: dict[str, Inner] = Field({}, description="sections by name")
+    options: StrategyOptions = Field({}, description="whatever a strategy takes")
 
 
 def test_where_and_how_to_run_do_not_enter_the_key() -> None:
@@ -73,15 +88,52 @@ def test_a_missing_input_is_named() -> None:
 
 def test_references_are_found_wherever_they_stand() -> None:
     rows = [{"file": None}, {"file": "h"}]
-    config = Toy(models={"a": "org/x"}, tables=["db#t@3"], inner={"file": "f"}, file="g", rows=rows)
-    found = {(dotted, kind) for dotted, kind, _ in references(config)}
+    config = Toy(
+        models={"a": "org/x"},
+        tables=["db#t@3"],
+        inner={"file": "f"},
+        file="g",
+        rows=rows,
+        modes={"one": {"file": "i"}, "none": {}},
+        options={"examples": "j", "samples": 8, "choose": "k", "table": {"rows": []}},
+    )
+    found = {(".".join(place), kind) for place, kind, _ in references(config)}
     assert found == {
         ("file", "path"),
         ("models.a", "model"),
         ("tables.0", "table"),
         ("inner.file", "path"),
         ("rows.1.file", "path"),
+        ("modes.one.file", "path"),
+        ("options.examples", "path"),
     }
+
+
+def test_files_of_named_sections_and_of_options_enter_the_key(tmp_path: Path) -> None:
+    file = tmp_path / "examples.jsonl"
+    file.write_text("one")
+    configs = [Toy(modes={"m": {"file": str(file)}}), Toy(options={"examples": str(file)})]
+    before = [step_key("w", config) for config in configs]
+    file.write_text("two")
+    assert not set(before) & {step_key("w", config) for config in configs}
+
+
+def test_a_name_may_have_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jsonl").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    config = absolute(Toy(models={"v1.2": "a.jsonl", "v1": "org/x"}, storage="s"))
+    assert config.models == {"v1.2": str(tmp_path / "a.jsonl"), "v1": "org/x"}
+
+
+def test_a_tag_that_moves_in_an_object_store_is_another_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"current.json": [20, 1], "other.json": [20, 1]}
+    monkeypatch.setattr(storage, "listing", lambda place: files if place == "s3://b/db/t.lance/_refs/tags" else {})
+    tagged, pinned = Toy(tables=["s3://b/db#t@current"]), Toy(tables=["s3://b/db#t@3"])
+    before = step_key("w", tagged), step_key("w", pinned)
+    files["other.json"] = [20, 2]
+    assert (step_key("w", tagged), step_key("w", pinned)) == before
+    files["current.json"] = [20, 2]
+    assert step_key("w", tagged) != before[0] and step_key("w", pinned) == before[1]
 
 
 def test_a_folder_may_be_deeper_than_a_call_stack(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from components.config import RayConfig, UserError
 from components.orchestration import schedule
 from components.orchestration.entry import execute
 from components.orchestration.graph import StepConfig
-from components.orchestration.ledger import step_key
+from components.orchestration.ledger import find_done, step_key
 from components.orchestration.registered import key_of, looked_up, pinned
 from components.orchestration.steps import Setting
-from components.tracking.registry import register_model
+from components.tracking.registry import register_model, registered_source
 from components.tracking.run import Result
+from workflows import promote
 from workflows.evaluate import Evaluate
 from workflows.pipeline import schema_of
 
@@ -61,7 +62,8 @@ def test_a_pipeline_finds_what_the_job_of_a_step_has_done(make_run, mlflow_stora
     setting = Setting(mlflow_storage, mlflow_storage, "parent", shared, 0, RayConfig(), 1, schema_of)
     step = StepConfig(workflow="evaluate", config={"model": f"models:/{name}@champion"})
     config = schedule._configure("it", step, {}, setting)
-    assert schedule._find(step, config) is None
+    key = key_of("evaluate", config)
+    assert find_done("evaluate", config, key) is None
     seen = []
 
     def main(given, _):
@@ -69,7 +71,24 @@ def test_a_pipeline_finds_what_the_job_of_a_step_has_done(make_run, mlflow_stora
         return Result({"name": "it"}, {})
 
     execute("evaluate", config, main)
-    found = schedule._find(step, config)
+    found = find_done("evaluate", config, key)
     assert found is not None and found.result.outputs == {"name": "it"} and seen == [str(folders[0])]
     register_model(run, name, folders[1], "champion", {})  # the alias moves: another step
-    assert schedule._find(step, schedule._configure("it", step, {}, setting)) is None
+    assert key_of("evaluate", schedule._configure("it", step, {}, setting)) != key
+
+
+def test_a_promotion_that_another_has_undone_is_done_again(mlflow_storage, folders) -> None:
+    """Promoted, another promoted, the first one again: a rollback, though the ledger has it as done."""
+    name = f"model-{uuid.uuid4().hex[:8]}"
+    for folder in folders:
+        (folder / "model.safetensors").write_text(folder.name)
+
+    def promoted(folder: Path) -> str:
+        given = promote.Promote(model=str(folder), name=name, storage=str(mlflow_storage), experiment="tests")
+        return execute("promote", given, promote.main)["run_id"]
+
+    first = promoted(folders[0])
+    assert promoted(folders[0]) == first
+    assert promoted(folders[1]) != first
+    assert promoted(folders[0]) != first
+    assert registered_source(mlflow_storage, f"models:/{name}@champion") == str(folders[0])

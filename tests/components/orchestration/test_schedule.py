@@ -1,6 +1,9 @@
 """What a step's job says of itself, and what the ledger does: which of them decides how the step ended."""
 
+import hashlib
+import shlex
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from components.orchestration.jobs import JobEnd
 from components.orchestration.ledger import step_key
 from components.orchestration.progress import Board
 from components.orchestration.steps import Setting
+from components.tracking.run import Result, finish_run, open_run
 from workflows.pipeline import schema_of
 
 _LINE = {"run_id": "r", "status": "done", "outputs": {"findings": 3}, "metrics": {"doctor/fine": 3.0}}
@@ -86,3 +90,56 @@ def test_what_a_pipeline_waits_for_its_steps_do_under_the_same_keys(tmp_storage:
     own = configured(waiting, {"ray": {"wait_for": {"CPU": 8}}})
     assert own.ray == RayConfig(wait_for={"CPU": 8}, wait_s=1800)
     assert configured(waiting, {"ray": {"wait_s": 60}}).ray == RayConfig(wait_for={"GPU": 2}, wait_s=60)
+
+
+def test_a_storage_may_have_a_blank_in_its_path(tmp_storage: Path, monkeypatch) -> None:
+    """Ray hands a job's entrypoint to a shell."""
+    told = []
+    monkeypatch.setattr(schedule, "run_job", lambda _, entry, **__: told.append(entry) or JobEnd(False, None, ""))
+    shared, folder = {"storage": str(tmp_storage), "experiment": "tests"}, tmp_storage / "My Drive; x"
+    setting = Setting(folder, tmp_storage, "parent", shared, 0, RayConfig(address="there"), 1, schema_of)
+    schedule.run_steps({"page": StepConfig(workflow="report", config=_CONFIGS["report"])}, setting)
+    words = shlex.split(told[0])
+    assert words[:3] == ["python", "-m", "workflows.report"] and words[3:] == [str(folder / "configs" / "page.yaml")]
+
+
+def test_a_step_that_writes_to_its_own_input_is_known_by_what_it_began_with(tmp_storage: Path, monkeypatch) -> None:
+    given = tmp_storage / "transcript.json"
+    given.write_text("[]")
+    config = schema_of("report")(**_CONFIGS["report"], transcript=str(given), storage=str(tmp_storage))
+    key = step_key("report", config)
+
+    def run_job(*_, **__) -> JobEnd:
+        with open_run(tmp_storage, config.experiment, "report", key, {}) as run:
+            page = tmp_storage / "report.html"
+            page.write_text("page")
+            digest = hashlib.sha256(b"page").hexdigest()
+            finish_run(run, Result({"report": str(page), "sha256": digest}, {"bytes": 4.0}), 1.0)
+        given.write_text("[1]")
+        return JobEnd(True, {**_LINE, "run_id": run.id}, "")
+
+    monkeypatch.setattr(schedule, "run_job", run_job)
+    setting = Setting(tmp_storage, tmp_storage, "parent", {}, 0, RayConfig(), 1, schema_of)
+    ask = ("it", StepConfig(workflow="report"), config, "address", setting, Board(["it"]), threading.Event())
+    assert schedule._run(*ask).status == "done"
+
+
+def test_a_step_that_waits_for_a_free_slot_is_looked_at_once(tmp_storage: Path, monkeypatch) -> None:
+    looked = []
+
+    def run_job(*_, **__) -> JobEnd:
+        time.sleep(2.5)  # some turns of the loop
+        return JobEnd(False, None, "")
+
+    def recognise(name: str, *rest):
+        looked.append(name)
+        return original(name, *rest)
+
+    original = schedule._recognise
+    monkeypatch.setattr(schedule, "run_job", run_job)
+    monkeypatch.setattr(schedule, "_recognise", recognise)
+    shared = {"storage": str(tmp_storage), "experiment": "tests"}
+    setting = Setting(tmp_storage, tmp_storage, "parent", shared, 0, RayConfig(address="there"), 1, schema_of)
+    steps = {name: StepConfig(workflow="report", config=_CONFIGS["report"]) for name in ("first", "second")}
+    schedule.run_steps(steps, setting)
+    assert sorted(looked) == ["first", "second"]

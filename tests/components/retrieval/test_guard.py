@@ -2,6 +2,7 @@
 
 import pytest
 
+from components.data.statistics import interval
 from components.retrieval.guard import guarded, orders, visible
 from components.retrieval.injections import ORDERS, inject, obedience, obeyed
 from components.retrieval.prompt import as_prompted
@@ -77,6 +78,21 @@ def test_every_order_comes_as_often_and_the_guard_changes_only_its_passage() -> 
         untouched = [text for text in one.passages if one.order not in text]
         assert all(any(text in line for line in guarded_prompt) for text in untouched)
     assert inject([_row(0)], 3, seed=1) == inject([_row(0)], 3, seed=1)
+
+
+def test_a_question_that_is_asked_again_gets_another_order_and_is_drawn_with_itself() -> None:
+    """40 questions and 20 orders: of 200 prompts each order's ten are of ten questions, not of two."""
+    made = inject([_row(number) for number in range(40)], 200, seed=0)
+    for order in ORDERS:
+        own = [one for one in made if one.order == order.format(canary=one.canary)]
+        assert len(own) == len({one.question for one in own}) == 10
+    assert len({one.context for one in made}) == 40
+    obedient = {f"q{number}" for number in range(20)}
+    rates = obedience(made, [one.canary if one.question in obedient else "no" for one in made])
+    alone = [float(number < 20) for number in range(40)]
+    assert rates["all"]["n"] == 200
+    expected = interval([alone], [str(number) for number in range(40)])
+    assert abs(rates["all"]["low"] - expected["low"]) < 0.06, "five answers of a question tell no more than one"
 
 
 def test_obedience_counts_who_says_the_word_and_not_who_tells_of_it() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from components.config import UserError
 from components.tracking.lineage import write_lineage
-from components.tracking.registry import pin_registered, register_model, resolve_registered
+from components.tracking.registry import pin_registered, register_model, registered_source, resolve_registered
 
 
 def test_registering_is_idempotent_and_an_alias_moves(make_run, mlflow_storage: Path, tmp_path: Path) -> None:
@@ -30,6 +30,14 @@ def test_registering_is_idempotent_and_an_alias_moves(make_run, mlflow_storage: 
     assert resolve_registered(mlflow_storage, pinned) == str(folders[1])
     for other in (f"models:/{name}/1", "/a/folder@x", "runs:/id/adapter"):
         assert pin_registered(mlflow_storage, other) == other
+
+
+def test_a_path_may_have_blanks_and_accents(make_run, mlflow_storage: Path, tmp_path: Path) -> None:
+    run, name, folder = make_run(), f"model-{uuid.uuid4().hex[:8]}", tmp_path / "José's models" / "50% + ü"
+    folder.mkdir(parents=True)
+    register_model(run, name, folder, "champion", {})
+    assert resolve_registered(mlflow_storage, f"models:/{name}@champion") == str(folder)
+    assert registered_source(mlflow_storage, f"models:/{name}/1") == str(folder)
 
 
 def test_an_adapter_in_a_runs_artefacts_is_found_by_the_run(make_run, mlflow_storage: Path, tmp_path: Path) -> None:

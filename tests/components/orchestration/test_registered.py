@@ -82,6 +82,7 @@ def test_a_promotion_that_another_has_undone_is_done_again(mlflow_storage, folde
     name = f"model-{uuid.uuid4().hex[:8]}"
     for folder in folders:
         (folder / "model.safetensors").write_text(folder.name)
+        (folder / "tokenizer.json").write_text("{}")
 
     def promoted(folder: Path) -> str:
         given = promote.Promote(model=str(folder), name=name, storage=str(mlflow_storage), experiment="tests")

@@ -112,6 +112,7 @@ def training_bytes(
     batch_tokens: int,
     bytes_per_value: int = 2,
     shards: int = 1,
+    gradient_shards: int = 1,
     weight_shards: int = 1,
     nf4_parameters: int = 0,
 ) -> int:
@@ -121,13 +122,14 @@ def training_bytes(
         trained: parameters that are trained.
         batch_tokens: padded tokens of one micro-batch.
         shards: workers that the optimizer's state is divided among (ZeRO 1 to 3).
+        gradient_shards: workers that the gradients are divided among (ZeRO 2 and 3).
         weight_shards: workers that the weights are divided among (ZeRO 3), each gathering some while it computes.
         nf4_parameters: how many of the parameters are held in 4 bits.
     """
     weights = (shape.parameters - nf4_parameters) * bytes_per_value + int(nf4_parameters * nf4.BITS / 8)
     if weight_shards > 1:
         weights = -(-weights // weight_shards) + min(shape.parameters, _MOST_LIVE) * bytes_per_value
-    optimizer = trained * (bytes_per_value + _ADAM_STATE_BYTES) // shards
+    optimizer = trained * bytes_per_value // gradient_shards + trained * _ADAM_STATE_BYTES // shards
     # About 34 stored values a layer and hidden unit in a decoder block (Korthikanti et al. 2022, eq. 1,
     # without the attention matrix, which fused attention does not keep), at one byte each: 34 bytes in 16 bit.
     activations = 17 * bytes_per_value * shape.hidden * shape.layers * batch_tokens

@@ -111,14 +111,12 @@ class RewardInfo:
 
 
 def load_base(folder: Path, heads: int, dtype: str, seed: int, *, nf4: bool = False) -> Any:
-    """Return the chat model in ``folder`` as a sequence classifier with ``heads`` fresh scalar heads.
+    """Return the chat model in ``folder`` as a sequence classifier with ``heads`` fresh scalar heads (``start_heads``).
 
     With ``nf4`` its linear layers are 4-bit ones, and it is on the GPU where there is one.
 
-    Heads start near zero, N(0, 1 / (hidden + 1)), so that the first rewards are small and their loss near ln 2.
-    Source: the initial reward head of Ziegler et al. 2019 (arXiv 1909.08593), section 2.
+    The heads of a model that ZeRO-3 divides as it loads are not whole here: they are for the caller to start.
     """
-    import torch
     from transformers import AutoModelForSequenceClassification, logging
 
     from components.models import nf4 as quantized
@@ -139,12 +137,21 @@ def load_base(folder: Path, heads: int, dtype: str, seed: int, *, nf4: bool = Fa
         logging.set_verbosity(verbosity)
     if nf4:
         quantized.keep_exact(model)
-    generator = torch.Generator().manual_seed(seed)
-    weight = model.score.weight
-    if weight.shape == (heads, model.config.get_text_config().hidden_size):  # not one of ZeRO-3's empty shards
-        fresh = torch.randn(weight.shape, generator=generator) / math.sqrt(weight.shape[1] + 1)
-        weight.data.copy_(fresh.to(weight.dtype))
+    if not hasattr(model.score.weight, "ds_id"):
+        start_heads(model, seed)
     return model
+
+
+def start_heads(model: Any, seed: int) -> None:
+    """Give the heads their first weights, near zero: N(0, 1 / (hidden + 1)), so that their first loss is near ln 2.
+
+    Source: the initial reward head of Ziegler et al. 2019 (arXiv 1909.08593), section 2.
+    """
+    import torch
+
+    weight = model.score.weight
+    fresh = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed)) / math.sqrt(weight.shape[1] + 1)
+    weight.data.copy_(fresh.to(weight.dtype))
 
 
 def attach(model: Any, share: int) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import shutil
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,18 @@ def join(gpu: bool) -> None:
     if not gpu:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", auto_mpi_discovery=False, verbose=False)
+
+
+@contextlib.contextmanager
+def gathered(weight: Any) -> Iterator[bool]:
+    """Have a weight whole while the body runs, and what is written to it kept; tell whether it was divided."""
+    import deepspeed
+
+    if not hasattr(weight, "ds_id"):
+        yield False
+        return
+    with deepspeed.zero.GatheredParameters([weight], modifier_rank=0):
+        yield True
 
 
 def build(config: DeepSpeedConfig, *, bf16: bool, max_grad_norm: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from components import storage
 from components.training.rows import split_condition, steps_of
-from components.training.settings import Recipe, TrainingConfig, accumulation
+from components.training.settings import Recipe, TrainingConfig, accumulation, weight_dtype
 
 WORKER_GIB = 1.5  # a Ray Train worker with torch, transformers and DeepSpeed in it, before any weight, on CPU
 
@@ -51,7 +51,8 @@ def _memory(model: str, home: Path, recipe: Recipe, row_tokens: int) -> str:
     folder = sources.local(model, home / "cache")
     if folder is None:
         return f"known once {model} is fetched"
-    memory = planned_memory(folder, recipe, recipe.optim.micro_batch_size * row_tokens)
+    dtype = weight_dtype(recipe.optim.dtype, recipe.scale.gpu)
+    memory = planned_memory(folder, recipe, recipe.optim.micro_batch_size * row_tokens, dtype)
     gib, trained, parameters = memory.bytes / 2**30 + WORKER_GIB, memory.trained / 1e6, memory.parameters / 1e6
     text = f"at most {gib:.1f} GiB ({trained:.1f} of {parameters:.1f} M weights trained)"
     if recipe.adapter.name == "none":
@@ -90,6 +91,7 @@ def planned_memory(folder: Path, recipe: Recipe, batch_tokens: int, dtype: str |
         "batch_tokens": batch_tokens,
         "bytes_per_value": 4 if (dtype or recipe.optim.dtype) == "float32" else 2,
         "shards": recipe.scale.fewest if recipe.deepspeed.stage else 1,
+        "gradient_shards": recipe.scale.fewest if recipe.deepspeed.stage >= 2 else 1,
         "weight_shards": recipe.scale.fewest if recipe.deepspeed.stage == 3 else 1,
     }
     in_4_bits = memory.linear_parameters(folder) if adapter.quantizes else 0

@@ -169,7 +169,7 @@ def _another(pairs: Sequence[Mapping[str, Any]], number: int, rng: random.Random
     start = rng.randrange(len(pairs))
     for step in range(len(pairs)):
         other = pairs[(start + step) % len(pairs)]
-        if other["prompt_id"] != own["prompt_id"] and answer_text(other["chosen"] or []).strip() not in ("", text):
+        if other["prompt"] != own["prompt"] and answer_text(other["chosen"] or []).strip() not in ("", text):
             found: Completion = other["chosen"]
             return found
     return None

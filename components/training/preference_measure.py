@@ -137,7 +137,11 @@ def preferred(
 
 
 def sample(model: Any, prompts: Sequence[Sequence[int]], payload: Mapping[str, Any]) -> list[list[int]]:
-    """Return one answer to each prompt, drawn at temperature 1 from all tokens, with the turn's end if that came."""
+    """Return one answer to each prompt, drawn at temperature 1 from all tokens, with the turn's end if that came.
+
+    What a model's own generation_config.json says, as a penalty on repetition, is set aside: these are samples of what
+    was trained, and the same for all models.
+    """
     import torch
     from transformers import GenerationConfig
 
@@ -146,6 +150,10 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], payload: Mapping[str, A
         temperature=1.0,
         top_k=0,
         top_p=1.0,
+        min_p=0.0,
+        typical_p=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
         max_new_tokens=payload["new_tokens"],
         eos_token_id=payload["turn_end_id"],
         pad_token_id=payload["pad_id"],

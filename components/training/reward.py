@@ -74,7 +74,7 @@ def step_rows(template: ChatTemplate) -> Callable[[Row], tuple[dict, int]]:
         ends = step_ends(answer, template.text_of)
         labels = _line_labels(row["steps"])
         if len(ends) != len(labels):
-            ends, labels = ends[-1:], labels[-1:]
+            ends, labels = ends[-1:] if labels else [], labels[-1:]
         kept = [(end, label) for end, label in zip(ends, labels, strict=True) if label is not None]
         ids = {
             "prompt_ids": prompt_ids,
@@ -165,17 +165,21 @@ def make_trainer(payload: dict[str, Any], callbacks: list[Any]) -> "RewardTraine
     from components.models.adapters import AdapterConfig
     from components.models.load import load_tokenizer
     from components.models.packing import can_share_prompt
-    from components.models.rewards import attach, load_base
-    from components.training import adapting
+    from components.models.rewards import attach, load_base, start_heads
+    from components.training import adapting, deepspeed
     from components.training.rows import read_rows
 
+    arguments = RewardConfig(**payload["arguments"], remove_unused_columns=False)  # first, as in sft.py, for ZeRO-3
     loss = RewardLossConfig(**payload["loss"])
     nf4 = AdapterConfig(**payload["adapter"]).quantizes
     model = load_base(Path(payload["model"]), loss.heads, payload["dtype"], payload["seed"], nf4=nf4).train()
+    with deepspeed.gathered(model.score.weight) as is_divided:
+        if is_divided:
+            start_heads(model, payload["seed"])
     model.config.num_labels = 1  # TRL refuses more, though nothing in it depends on the number once the loss is ours
     trainer = _trainer_class(payload["kind"], loss)(
         model=model,
-        args=RewardConfig(**payload["arguments"], remove_unused_columns=False),
+        args=arguments,
         train_dataset=read_rows(payload["train"]),
         processing_class=load_tokenizer(payload["model"]),
         peft_config=adapting.configure(model, payload, "SEQ_CLS"),

@@ -27,10 +27,14 @@ def tokenize(
     *,
     max_tokens: int,
     what: str,
+    limit_key: str = "max_tokens",
 ) -> Tokenized:
     """Return ``convert(row)`` = (ids, tokens) of each row that has at most ``max_tokens`` tokens.
 
     A row is dropped whole, never cut: a cut demonstration teaches not to stop, a cut pair compares nothing.
+
+    Args:
+        limit_key: what the configuration calls ``max_tokens``, for whoever has to raise it.
 
     Raises:
         UserError: there are no rows, or none is short enough.
@@ -48,8 +52,8 @@ def tokenize(
         raise UserError(f"{what} has no rows: build the table with rows in this split, or give another one")
     if not kept:
         raise UserError(
-            f"all {total} rows of {what} are longer than max_tokens={max_tokens} (the longest has {longest} tokens): "
-            f"raise max_tokens"
+            f"all {total} rows of {what} are longer than {limit_key}={max_tokens} (the longest has {longest} tokens): "
+            f"raise {limit_key}"
         )
     return Tokenized(kept, lengths, total - len(kept))
 

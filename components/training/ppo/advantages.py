@@ -7,6 +7,8 @@ gaps in it are tokens that came from elsewhere (a tool's output).
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+_TIE = 1e-6  # answers whose returns deviate less from their mean got the same: float32 rounds by about that
+
 if TYPE_CHECKING:
     import torch
 
@@ -59,11 +61,15 @@ def gae(
 def leave_one_out(returns_PK: "torch.Tensor", mask_PKR: "torch.Tensor") -> "torch.Tensor":
     """Return each answer's return minus the mean of the others' to its prompt, at each of its tokens.
 
-    Source: RLOO, Ahmadian et al. 2024 (arXiv 2402.14740) section 2.
+    A prompt whose answers all got the same says nothing: its advantages are 0, not what rounding leaves of that, which
+    whitening would make as large as any. Source: RLOO, Ahmadian et al. 2024 (arXiv 2402.14740) section 2.
     """
+    import torch
+
     count = returns_PK.shape[1]
     others = (returns_PK.sum(1, keepdim=True) - returns_PK) / (count - 1)
-    return (returns_PK - others)[..., None] * mask_PKR
+    told = torch.where(returns_PK.std(1, correction=0, keepdim=True) > _TIE, returns_PK - others, 0.0)
+    return told[..., None] * mask_PKR
 
 
 def group_relative(returns_PK: "torch.Tensor", mask_PKR: "torch.Tensor") -> "torch.Tensor":
@@ -76,7 +82,7 @@ def group_relative(returns_PK: "torch.Tensor", mask_PKR: "torch.Tensor") -> "tor
 
     centred = returns_PK - returns_PK.mean(1, keepdim=True)
     deviation = returns_PK.std(1, correction=0, keepdim=True)
-    scaled = torch.where(deviation > 1e-6, centred / deviation.clamp(min=1e-6), 0.0)
+    scaled = torch.where(deviation > _TIE, centred / deviation.clamp(min=_TIE), 0.0)
     return scaled[..., None] * mask_PKR
 
 

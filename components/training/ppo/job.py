@@ -67,11 +67,13 @@ def read_prompts(config: Any, template: ChatTemplate, run: Run) -> Prompts:
         convert,
         max_tokens=config.max_prompt_tokens,
         what=f"split 'train' of {table}",
+        limit_key="max_prompt_tokens",
     )
     test = _once(store.read(table, where="split = 'test'"))
     test = random.Random(config.seed).sample(test, min(config.eval_rows, len(test)))
     what = f"split 'test' of {table}"
-    held_out = tokenize(test, convert, max_tokens=config.max_prompt_tokens, what=what) if test else None
+    limit = {"max_tokens": config.max_prompt_tokens, "limit_key": "max_prompt_tokens"}
+    held_out = tokenize(test, convert, what=what, **limit) if test else None
     if config.guards.rewards and held_out is None:
         raise UserError(
             f"guards.rewards are asked about held-out prompts: {what} has none, and eval_rows must not be 0"
@@ -166,7 +168,8 @@ def train(config: Any, run: Run, model: Path, data: Prompts, facts: dict[str, An
     sections = Sections(**{name: getattr(config, name) for name in Sections.model_fields})
     wanted = config.update.iterations * config.rollout.prompts
     rows = [data.train.rows[row] for row in prompt_order(len(data.train.rows), wanted, config.seed)]
-    settings = json.dumps([sections.model_dump(mode="json"), config.combine.model_dump(), config.seed], sort_keys=True)
+    told = [sections.model_dump(mode="json"), config.combine.model_dump(), config.seed, dtype]
+    settings = json.dumps(told, sort_keys=True)
     identity = {
         **{name: str(value) for name, value in facts.items()},
         "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],

@@ -58,6 +58,16 @@ class Sections(Config):
             raise UserError("kl.coefficient=0 stays 0 however far the KL is from kl.target: start above 0")
         if self.advantage.name != "gae" and self.update.critic_warmup:
             raise UserError(f"update.critic_warmup: advantage.name={self.advantage.name} has no critic, set it to 0")
+        if self.update.critic_warmup >= self.update.iterations:
+            raise UserError(
+                f"update.critic_warmup {self.update.critic_warmup} leaves none of update.iterations "
+                f"{self.update.iterations} to the policy: lower it, or raise the iterations"
+            )
+        if self.rollout.engine.engines > workers:
+            raise UserError(
+                f"each of scale.workers {workers} asks one engine, so that of rollout.engine.engines "
+                f"{self.rollout.engine.engines} some would stand idle: lower it"
+            )
         if self.deepspeed.stage == 3:
             raise UserError(
                 "PPO hands whole weights to its engines, which ZeRO-3 does not have: use deepspeed.stage 0-2"

@@ -54,6 +54,9 @@ def main(payloads: Path, curves: Path) -> None:
         trainer = make_trainer(payload, [log, Marks()] if goes_on else [log])
         assert trainer.accelerator.num_processes == int(os.environ["WORLD_SIZE"])
         assert trainer.is_deepspeed_enabled == ("deepspeed" in payload["arguments"])
+        zero = payload["arguments"].get("deepspeed", {}).get("zero_optimization", {})
+        if zero.get("stage") == 3:
+            assert any(hasattr(weight, "ds_id") for weight in trainer.model.parameters()), "not divided as it loaded"
         trainer.train(resume_from_checkpoint=resume_point(payload) if goes_on else None)
         if "deepspeed" in payload["arguments"]:
             wanted = payload["arguments"]["deepspeed"]["zero_optimization"]["stage"]

@@ -144,6 +144,8 @@ def test_a_sure_models_answers_are_its_greedy_ones_however_they_are_batched(tiny
             answer.append(int(model(input_ids=torch.tensor([prompt + answer])).logits[0, -1].argmax()))
         expected.append(answer)
     assert sample(model, PROMPTS, payload("", "")) == expected
+    model.generation_config.update(repetition_penalty=50.0, min_p=0.9, no_repeat_ngram_size=1)  # as a model may bring
+    assert sample(model, PROMPTS, payload("", "")) == expected, "these are samples of the model, and nothing else"
     stop = expected[0][3]  # what comes fourth ends the answer there, or where it came before
     cut = sample(model, PROMPTS, payload("", "", turn_end_id=stop))
     assert cut[0] == expected[0][: expected[0].index(stop) + 1]

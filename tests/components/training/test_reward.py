@@ -185,6 +185,11 @@ def test_a_step_of_several_lines_is_read_at_the_end_of_its_last_and_a_blank_one_
     assert ids["step_labels"] == [1.0, 0.0] and ids["unread"] == 1
 
 
+def test_a_solution_of_blank_steps_has_nothing_to_read(template):
+    ids, _ = step_rows(template)(steps_row((" ", 1.0), ("", 0.0)))
+    assert (ids["ends"], ids["step_labels"], ids["unread"]) == ([], [], 2)
+
+
 @pytest.mark.parametrize(("last", "read"), [(0.0, [0.0]), (None, [])])
 def test_where_a_token_holds_the_ends_of_two_steps_only_the_last_one_is_read(last, read):
     """Prompt 0, then the tokens of an answer: the second one ends two lines."""

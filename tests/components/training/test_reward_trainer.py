@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from components.data.chat import ChatTemplate
+from components.training.deepspeed import DeepSpeedConfig, build
 from components.training.reward import RewardLossConfig, make_trainer, pair_rows, step_rows
 from components.training.rows import tokenize, write_rows
 from tests.components.training.preference_cases import ARGUMENTS, curves_in, weights
@@ -105,3 +106,13 @@ def test_two_processes_have_the_figures_of_one(tiny_model_dir, tmp_path):
         for one, two in zip(steps, both[kind], strict=True):
             names = [name for name in one if name.startswith(("train/loss", "rewards/"))]
             assert {name: two[name] for name in names} == pytest.approx({n: one[n] for n in names}, rel=1e-3, abs=2e-4)
+
+
+def test_a_divided_model_learns_as_a_whole_one_does(tiny_model_dir, tmp_path):
+    """ZeRO-3 divides its weights while they load, heads included, which start as they do on one worker."""
+    alone, _ = train("outcome", {"name": "none"}, tiny_model_dir, tmp_path / "whole")
+    zero = DeepSpeedConfig(stage=3, param_persistence_threshold=0)
+    payload = payload_of("outcome", {"name": "none"}, tiny_model_dir, tmp_path / "three", micro=2, passes=1)
+    payload["arguments"]["deepspeed"] = build(zero, bf16=False, max_grad_norm=1e9)
+    divided = curves_in(2, {"three": payload}, tmp_path)["three"]
+    assert [step["train/loss"] for step in divided] == pytest.approx(losses_of(alone), rel=1e-3)

@@ -18,8 +18,10 @@ def test_rows_that_are_too_long_are_dropped_whole_and_counted():
 def test_no_rows_and_only_long_rows_are_the_users_to_know():
     with pytest.raises(UserError, match="no rows"):
         tokenize([], convert, max_tokens=5, what="t")
-    with pytest.raises(UserError, match="longest has 9 tokens"):
+    with pytest.raises(UserError, match=r"longest has 9 tokens.*raise max_tokens$"):
         tokenize([{"n": 8}, {"n": 9}], convert, max_tokens=5, what="t")
+    with pytest.raises(UserError, match=r"than max_prompt_tokens=5 .*raise max_prompt_tokens$"):
+        tokenize([{"n": 8}], convert, max_tokens=5, what="t", limit_key="max_prompt_tokens")
 
 
 @pytest.mark.parametrize(

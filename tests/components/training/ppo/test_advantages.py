@@ -165,4 +165,11 @@ def test_a_prompt_whose_answers_all_got_the_same_says_nothing():
     returns = torch.tensor([[0.1, 0.1, 0.1], [0.0, 0.0, 1.0]])
     found = group_relative(returns, mask)
     assert not found[0].any() and found[1].any() and found.isfinite().all()
-    assert leave_one_out(returns, mask)[0].abs().max() < 1e-6
+    assert not leave_one_out(returns, mask)[0].any() and leave_one_out(returns, mask)[1].any()
+
+
+@pytest.mark.parametrize("score", [0.15, 0.65, 0.7, 0.8])
+def test_ties_are_not_whitened_into_something(score):
+    """In float32 eight equal scores are not quite the mean of the other seven."""
+    returns, mask = torch.tensor([[score] * 8, [1.0] * 8]), torch.ones(2, 8, 1, dtype=torch.bool)
+    assert not whiten(leave_one_out(returns, mask), mask, alone).any()

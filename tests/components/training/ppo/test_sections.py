@@ -31,6 +31,8 @@ def test_the_defaults_are_fine():
         ({"kl": {"coefficient": 0.0, "target": 6.0}}, r"start above 0"),
         # There is no critic, so the first iterations would train nothing at all.
         ({"advantage": {"name": "rloo"}, "update": {"critic_warmup": 1}}, r"update\.critic_warmup"),
+        ({"update": {"critic_warmup": 10}}, r"critic_warmup 10 leaves none of update\.iterations 10 to the policy"),
+        ({"rollout": {"engine": {"engines": 2}}}, r"rollout\.engine\.engines 2 some would stand idle"),
         # Looks before training and at 4: two, of which nothing can fall twice in a row.
         (
             {"guards": {"rewards": ["."], "eval_every": 4}, "update": {"iterations": 8}},

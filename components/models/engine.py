@@ -182,11 +182,17 @@ def engine_arguments(engine: EngineConfig, on_gpu: bool) -> dict[str, Any]:
     }
     if on_gpu:
         return kwargs | {"gpu_memory_utilization": engine.gpu_memory_share or 0.85}
-    # A seeded request whose prompt is computed in pieces kills a CPU engine (vLLM 0.32 rewinds the random state
-    # of the piece, which a CPU generator cannot do), so prompts are computed whole.
-    whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, engine.max_model_len)}
     cache = {"kv_cache_memory_bytes": int(engine.kv_cache_gib * 2**30)}
-    return kwargs | whole | cache | {"enforce_eager": True, "block_size": 32}
+    return kwargs | whole_prompts(engine.max_model_len) | cache | {"enforce_eager": True, "block_size": 32}
+
+
+def whole_prompts(max_model_len: int) -> dict[str, Any]:
+    """Return the arguments with which a CPU engine computes each prompt in one step.
+
+    A seeded request whose prompt is computed in pieces kills it: vLLM 0.32 rewinds the random state of the piece,
+    which a CPU generator cannot do.
+    """
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, max_model_len)}
 
 
 def engine_threads(engine: EngineConfig) -> int:

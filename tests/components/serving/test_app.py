@@ -144,7 +144,11 @@ def test_a_cpu_engine_neither_compiles_nor_guesses_memory_and_a_gpu_engine_reser
     from components.serving.engines import bundles, engine_arguments, environment
 
     options = EngineOptions(kv_cache_gib=2, tensor_parallel=2, cpus=3)
-    assert engine_arguments(options, on_gpu=False)["enforce_eager"] is True
+    on_cpu = engine_arguments(options, on_gpu=False)
+    assert on_cpu["enforce_eager"] is True
+    # a seeded request whose prompt comes in pieces would kill the engine
+    assert on_cpu["enable_chunked_prefill"] is False and on_cpu["max_num_batched_tokens"] >= options.max_model_len
+    assert "enable_chunked_prefill" not in engine_arguments(options, on_gpu=True)
     assert environment(options, on_gpu=False)["VLLM_CPU_KVCACHE_SPACE"] == "2"
     assert bundles(options, on_gpu=False) == [{"CPU": 3}]
     assert "enforce_eager" not in engine_arguments(options, on_gpu=True)

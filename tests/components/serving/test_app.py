@@ -255,3 +255,42 @@ def test_a_request_that_scores_its_prompt_is_alone_where_adapters_are_on_a_cpu(m
     assert not needs_turns({"enable_lora": True})
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     assert needs_turns({"enable_lora": True}) and not needs_turns({})
+
+
+@pytest.mark.parametrize(
+    ("state", "free"), [("RUNNING", False), ("UNHEALTHY", False), ("DELETING", True), (None, True)]
+)
+def test_an_application_of_another_job_is_not_replaced(plan, monkeypatch, state, free):
+    from ray import serve
+
+    from components.serving.app import APPLICATION, serving
+
+    found = {} if state is None else {APPLICATION: SimpleNamespace(status=state)}
+    ended = []
+    monkeypatch.setattr("components.serving.app.already_serves", lambda: True)
+    monkeypatch.setattr("components.serving.app.shared_address", lambda: "http://here")
+    monkeypatch.setattr("components.serving.app.build", lambda plan: plan)
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=found))
+    monkeypatch.setattr(serve, "run", lambda *_, **__: None)
+    monkeypatch.setattr(serve, "delete", ended.append)
+    if free:
+        with serving(plan, "127.0.0.1", 0) as url:
+            assert url == "http://here"
+        assert ended == [APPLICATION]
+    else:
+        with pytest.raises(UserError, match="already serves an application named"), serving(plan, "127.0.0.1", 0):
+            pass
+        assert ended == []
+
+
+def test_a_handles_deployment_runs_where_one_of_its_replicas_does(monkeypatch):
+    from ray import serve
+
+    from components.serving.address import runs
+
+    handle = SimpleNamespace(app_name="a", deployment_name="engine")
+    for states, expected in (({"RUNNING": 1}, True), ({"STARTING": 1}, False), ({}, False)):
+        deployment = SimpleNamespace(replica_states=states)
+        there = {"a": SimpleNamespace(deployments={"engine": deployment})}
+        monkeypatch.setattr(serve, "status", lambda there=there: SimpleNamespace(applications=there))
+        assert asyncio.run(runs(handle)) is expected

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import struct
+import time
 
 import pytest
 
@@ -285,6 +286,41 @@ def test_keys_guard_v1_and_nothing_else(server):
     assert call(client, "GET", "/v1/models", headers={"authorization": "Bearer two"}).status_code == 200
     assert call(client, "GET", "/healthz").json()["status"] == "ok"
     assert call(client, "GET", "/metrics").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("load", "replicas", "status", "said"),
+    [("waits", 1, 200, "busy"), ("full", 1, 200, "busy"), ("waits", 0, 503, None), ("dead", 1, 503, None)],
+)
+def test_a_full_engine_is_busy_and_only_one_that_does_not_run_is_ill(server, monkeypatch, load, replicas, status, said):
+    from ray.exceptions import RayActorError
+    from ray.serve.exceptions import BackPressureError
+
+    async def asked():
+        raise {"waits": TimeoutError(), "full": BackPressureError(9, 9), "dead": RayActorError()}[load]
+
+    async def runs(_):
+        return replicas > 0
+
+    client, engine, _ = server()
+    call(client, "GET", "/metrics")  # sets the gauges
+    engine.load.remote = asked
+    monkeypatch.setattr("components.serving.ingress.runs", runs)
+    told = call(client, "GET", "/healthz")
+    assert (told.status_code, told.json().get("status")) == (status, said)
+    text = call(client, "GET", "/metrics").text
+    assert "raylign_engine_requests{" not in text and "raylign_requests_in_flight" in text
+
+
+def test_metrics_do_not_wait_for_a_full_engine(server):
+    async def waits():
+        await asyncio.sleep(30)
+
+    client, engine, _ = server()
+    engine.load.remote = waits
+    began = time.perf_counter()
+    assert call(client, "GET", "/metrics").status_code == 200
+    assert time.perf_counter() - began < 5
 
 
 def test_metrics_count_requests_tokens_citations_and_first_tokens(server):

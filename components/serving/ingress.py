@@ -213,7 +213,7 @@ class Ingress:
         if request.dimensions is not None:
             raise ApiError(400, "This embedder's vectors have one length only.", param="dimensions")
         try:
-            return await self._search.embed.remote(request.texts())
+            return await self._search.embed.remote(request.texts(), True)
         except Exception as error:
             raise from_exception(error, self._retry_after_s) from error
 

@@ -136,6 +136,9 @@ def test_n_choices_search_once_and_get_seeds_of_their_own(server):
         ({"messages": []}, 400, "invalid_value", "messages"),
         ({"messages": "hi"}, 400, "invalid_value", "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, 400, "invalid_value", "messages"),
+        ({"messages": [{"role": "user", "content": ["hi"]}], "model": "rag"}, 400, "invalid_value", "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "invalid_value", "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]}, 400, "invalid_value", "messages"),
         ({"temperature": 9}, 400, "invalid_value", "temperature"),
         ({"max_tokens": 0}, 400, "invalid_value", "max_tokens"),
         ({"n": 0}, 400, "invalid_value", "n"),
@@ -243,6 +246,20 @@ def test_embeddings_as_numbers_and_as_base64(server):
     packed = call(client, "POST", "/v1/embeddings", json={**ask, "encoding_format": "base64"}).json()
     assert struct.unpack("<2f", base64.b64decode(packed["data"][0]["embedding"])) == (1.0, -0.5)
     assert call(client, "POST", "/v1/embeddings", json={**ask, "model": "plain"}).status_code == 404
+
+
+def test_a_text_that_the_embedder_cannot_read_whole_is_the_clients_error(server):
+    from components.config import UserError
+
+    async def embed(texts, whole=False):
+        if whole:
+            raise UserError("input 0 has 300 tokens")
+        return {"vectors": [[1.0]], "tokens": 300}
+
+    client, _, search = server()
+    search.embed.remote = embed
+    refused = call(client, "POST", "/v1/embeddings", json={"model": "embedder", "input": "a"})
+    assert refused.status_code == 400 and "300 tokens" in refused.json()["error"]["message"]
 
 
 def test_search_returns_passages_with_scores_and_the_index_version(server):

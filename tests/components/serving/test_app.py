@@ -172,16 +172,6 @@ def test_a_lone_cpu_engine_is_bound_to_the_cores_it_may_use_and_several_are_not(
     assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
 
 
-def test_the_estimate_counts_room_for_adapters(tiny_model_dir):
-    """Rank 16 on 64+64, 64+32, 64+32, 64+64 and thrice 64+128 rows and columns in two blocks, 2 + 8 times 2 bytes."""
-    from components.serving import estimate
-
-    one = 2 * 16 * (128 + 96 + 96 + 128 + 3 * 192)
-    found = estimate._adapters_gib(tiny_model_dir, AdapterOptions(at_once=2))
-    assert found == pytest.approx(10 * 2 * one / 2**30)
-    assert estimate._adapters_gib(tiny_model_dir, AdapterOptions()) == 0
-
-
 def test_an_engine_has_room_for_adapters_only_where_the_config_asks():
     from components.serving.engines import engine_arguments
 

@@ -1,7 +1,7 @@
 """vLLM batch inference under Ray Data: the only place that starts an offline engine."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -85,8 +85,9 @@ def sample(
         for reply in answered.iter_rows():
             answers[reply["index"]] = reply
             progress(len(answers), len(requests), "answers")
+    ends = _end_ids(model)
     return [
-        {**rows[i // sampling.n], "sample": i % sampling.n, **_answer(answers[i], sampling)}
+        {**rows[i // sampling.n], "sample": i % sampling.n, **_answer(answers[i], sampling, ends)}
         for i in range(len(requests))
     ]
 
@@ -101,13 +102,22 @@ def _sampling_params(sampling: Sampling, seed: int) -> dict:
     }
 
 
-def _answer(reply: Mapping[str, Any], sampling: Sampling) -> dict:
-    """The part of vLLM's reply that callers use."""
+def _end_ids(model: Path) -> set[int]:
+    """The tokens that vLLM ends an answer at: the tokenizer's own, and those of the model's generation config."""
+    from components.models.folder import stop_ids
+    from components.models.load import load_tokenizer
+
+    own = load_tokenizer(model).eos_token_id
+    return stop_ids(model) | (set() if own is None else {own})
+
+
+def _answer(reply: Mapping[str, Any], sampling: Sampling, ends: Set[int]) -> dict:
+    """The part of vLLM's reply that callers use; an answer may also end in its last allowed token."""
     tokens = int(reply["num_generated_tokens"])
     return {
         "text": reply["generated_text"].strip(),
         "tokens": tokens,
-        "finished": tokens < sampling.max_new_tokens,
+        "finished": tokens < sampling.max_new_tokens or reply["last_token"] in ends,
     }
 
 
@@ -144,7 +154,9 @@ def _identity(row: dict) -> dict:
 
 def _reply(row: dict) -> dict:
     """Drop the prompt, which the caller has, before the row goes back to the driver."""
-    return {name: row[name] for name in ("index", "generated_text", "num_generated_tokens")}
+    kept = {name: row[name] for name in ("index", "generated_text", "num_generated_tokens")}
+    tokens = row["generated_tokens"]
+    return kept | {"last_token": int(tokens[-1]) if len(tokens) else -1}
 
 
 def engines_on_gpu(asked: bool | None = None) -> bool:
@@ -182,11 +194,17 @@ def engine_arguments(engine: EngineConfig, on_gpu: bool) -> dict[str, Any]:
     }
     if on_gpu:
         return kwargs | {"gpu_memory_utilization": engine.gpu_memory_share or 0.85}
-    # A seeded request whose prompt is computed in pieces kills a CPU engine (vLLM 0.32 rewinds the random state
-    # of the piece, which a CPU generator cannot do), so prompts are computed whole.
-    whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, engine.max_model_len)}
     cache = {"kv_cache_memory_bytes": int(engine.kv_cache_gib * 2**30)}
-    return kwargs | whole | cache | {"enforce_eager": True, "block_size": 32}
+    return kwargs | whole_prompts(engine.max_model_len) | cache | {"enforce_eager": True, "block_size": 32}
+
+
+def whole_prompts(max_model_len: int) -> dict[str, Any]:
+    """Return the arguments with which a CPU engine computes each prompt in one step.
+
+    A seeded request whose prompt is computed in pieces kills it: vLLM 0.32 rewinds the random state of the piece,
+    which a CPU generator cannot do.
+    """
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, max_model_len)}
 
 
 def engine_threads(engine: EngineConfig) -> int:

@@ -6,6 +6,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from components.config import UserError
 
@@ -40,6 +41,17 @@ def check_folder(folder: Path) -> Path:
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise UserError(f"{folder} has no tokenizer: save it there too, next to the weights")
     return folder.resolve()
+
+
+def stop_ids(folder: Path) -> set[int]:
+    """Return the ids at which a model stops, by its generation_config.json, else by its config.json."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        page: Any = json.loads(path.read_text()) if path.is_file() else {}
+        stops = page.get("text_config", page).get("eos_token_id")
+        if stops is not None:
+            return set(stops) if isinstance(stops, list) else {stops}
+    return set()
 
 
 def digest(folder: Path, cache: Path | None = None) -> str:

@@ -20,7 +20,7 @@ def cpu_dtype() -> "torch.dtype":
     """Return bfloat16 where the CPU multiplies it natively (AVX-512 BF16 or AMX), else float32."""
     import torch
 
-    return torch.bfloat16 if _cpu_has("avx512_bf16") or _cpu_has("amx_bf16") else torch.float32
+    return torch.bfloat16 if _multiplies_bfloat16() else torch.float32
 
 
 def has_gpu() -> bool:
@@ -60,7 +60,7 @@ def engine_dtype(dtype: Literal["auto", "bfloat16", "float32"], on_gpu: bool) ->
     """
     if dtype != "auto" or on_gpu:
         return dtype
-    return str(cpu_dtype()).removeprefix("torch.")
+    return "bfloat16" if _multiplies_bfloat16() else "float32"
 
 
 def load_model(
@@ -135,6 +135,10 @@ def set_threads(threads: int | None = None) -> int:
         threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     torch.set_num_threads(max(1, threads))
     return torch.get_num_threads()
+
+
+def _multiplies_bfloat16() -> bool:
+    return _cpu_has("avx512_bf16") or _cpu_has("amx_bf16")
 
 
 def _cpu_has(flag: str) -> bool:

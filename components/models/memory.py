@@ -67,6 +67,17 @@ def _positions(config: dict[str, Any]) -> int:
     return round(config.get("max_position_embeddings", 0) * (rope["factor"] if linear else 1))
 
 
+def engine_bytes(folder: Path, bytes_per_value: int) -> int:
+    """Return the bytes of the weights in an engine, which reads what is stored as a float in its own number format.
+
+    What is quantized, to whole numbers or to 8-bit floats, stays as it is.
+    """
+    tensors = [info for path in _weight_files(folder) for info in _header(path).values()]
+    floats = ("F64", "F32", "F16", "BF16")
+    bits = [8 * bytes_per_value if info["dtype"] in floats else _BITS[info["dtype"]] for info in tensors]
+    return sum(_count(info) * each // 8 for info, each in zip(tensors, bits, strict=True))
+
+
 def kv_cache_bytes(shape: ModelShape, tokens: int, *, bytes_per_value: int = 2) -> int:
     """Return the bytes of keys and values of ``tokens`` cached positions."""
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * bytes_per_value * tokens

@@ -27,7 +27,9 @@ class MethodConfig(Config):
     )
 
     keep: tuple[str, ...] = Field(
-        (), description="linear layers that keep their format, by the ends of their names, as [mlp.down_proj]"
+        (),
+        description="linear layers that keep their format, by the ends of their names, as [mlp.down_proj]; q_proj, "
+        "k_proj and v_proj only together, as gate_proj and up_proj",
     )
 
     @field_validator("name")
@@ -45,7 +47,8 @@ def quantize(source: Path, target: Path, texts: Sequence[Sequence[int]], config:
         texts: token ids of some texts like those that the model will read.
 
     Raises:
-        UserError: the model is quantized already, or has no layer that ``config.keep`` names.
+        UserError: the model is quantized already, has no layer that ``config.keep`` names, or
+            engines could not load it with those layers alone kept.
     """
     import json
 

@@ -1,6 +1,8 @@
-"""Where a server listens: a free port, or the address of a Serve that runs already."""
+"""Where a server listens: a free port, or the address of a Serve that runs already; and what that one runs."""
 
+import asyncio
 import socket
+from typing import Any
 
 from components.config import UserError
 
@@ -34,3 +36,25 @@ def shared_address() -> str:
 def address(host: str | None, port: int) -> str:
     shown = "127.0.0.1" if host in (None, "0.0.0.0", "::") else host
     return f"http://{shown}:{port}"
+
+
+def check_name_free(application: str) -> None:
+    """Raise a UserError where the Serve that runs already has this application: a second one would replace it."""
+    from ray import serve
+
+    there = serve.status().applications.get(application)
+    if there is not None and there.status not in ("NOT_STARTED", "DEPLOY_FAILED", "DELETING"):
+        raise UserError(
+            f"this cluster already serves an application named '{application}', which a second one would replace: end "
+            "the job that serves it, or use another cluster. If that job is gone, remove what it left with "
+            f"python -c \"import ray; ray.init('auto'); from ray import serve; serve.delete('{application}')\""
+        )
+
+
+async def runs(engine: Any) -> bool:
+    """Return whether the deployment behind a handle has a replica that runs."""
+    from ray import serve
+
+    status = await asyncio.to_thread(serve.status)
+    states = status.applications[engine.app_name].deployments[engine.deployment_name].replica_states
+    return states.get("RUNNING", 0) > 0

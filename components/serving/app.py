@@ -10,7 +10,7 @@ from typing import Any
 
 from components import storage as place
 from components.config import UserError
-from components.serving.address import address, already_serves, free_port, shared_address
+from components.serving.address import address, already_serves, check_name_free, free_port, shared_address
 from components.serving.ingress import ServingPlan
 from components.serving.keys import check_budgets, key_digest, read_keys
 from components.serving.settings import EngineOptions, KeyBudgets, SearchOptions, ServedName
@@ -270,12 +270,14 @@ def serving(plan: ServingPlan, host: str, port: int) -> Iterator[str]:
     Port 0 takes a free one. A cluster that already serves keeps its own address and other applications.
 
     Raises:
-        UserError: the port is taken.
+        UserError: the port is taken, or the cluster serves another such plan.
     """
     from ray import serve
 
     shared = already_serves()
-    if not shared:
+    if shared:
+        check_name_free(APPLICATION)
+    else:
         port = free_port(host, port)
         serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
     try:

@@ -57,7 +57,8 @@ class Edge:
                 await account.settle(status)  # before the client can send its next request
             await send(message)
 
-        endpoint = scope["path"] if scope["path"] in self._routes else "other"
+        path = _route_path(scope)
+        endpoint = path if path in self._routes else "other"
         self._metrics.in_flight.inc()
         try:
             if digest is None:
@@ -73,10 +74,17 @@ class Edge:
 
     def _allowed(self, scope: dict[str, Any]) -> str | None:
         """Return the digest of the request's key, empty where none is asked for; None where it must not pass."""
-        if not self._key_digests or not scope["path"].startswith(_KEYED):
+        if not self._key_digests or not _route_path(scope).startswith(_KEYED):
             return ""
         digest = bearer_digest(dict(scope["headers"]).get(b"authorization", b"").decode("latin-1"))
         return digest if any(hmac.compare_digest(digest, known) for known in self._key_digests) else None
+
+
+def _route_path(scope: dict[str, Any]) -> str:
+    """Return the path that the routes match: under a route prefix, Serve leaves the whole one in the scope."""
+    path, prefix = scope["path"], scope.get("root_path", "")
+    inside = prefix and (path == prefix or path.startswith(f"{prefix}/"))
+    return path[len(prefix) :] if inside else path
 
 
 async def _refuse(send: Any) -> None:

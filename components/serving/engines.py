@@ -172,6 +172,7 @@ def engine_deployment(
 
 def engine_arguments(options: EngineOptions, on_gpu: bool) -> dict[str, Any]:
     """Return vLLM's arguments; without a GPU it does not compile, which would take minutes."""
+    from components.models.engine import whole_prompts
     from components.models.load import engine_dtype
 
     arguments: dict[str, Any] = {
@@ -186,7 +187,7 @@ def engine_arguments(options: EngineOptions, on_gpu: bool) -> dict[str, Any]:
         arguments["max_cpu_loras"] = max(adapters.kept, adapters.at_once)
     if on_gpu:
         return arguments | {"gpu_memory_utilization": options.gpu_memory_share}
-    return arguments | {"enforce_eager": True}
+    return arguments | whole_prompts(options.max_model_len) | {"enforce_eager": True}
 
 
 def bundles(options: EngineOptions, on_gpu: bool) -> list[dict[str, float]]:

@@ -92,7 +92,8 @@ def feedback_row(feedback: FeedbackRequest, served: Served | None) -> dict[str, 
         message = f"Request '{served.request_id}' has {len(served.answers)} choices, counted from 0."
         raise ApiError(400, message, code="invalid_value", param="choice")
     prompt, passage_ids = served.given(feedback.choice) if served else (None, [])
-    messages = feedback.messages if feedback.messages is not None else served and served.messages
+    own = None if feedback.messages is None else [turn.model_dump() for turn in feedback.messages]
+    messages = own if own is not None else served and served.messages
     return {
         "feedback_id": uuid.uuid4().hex,
         "request_id": feedback.request_id,

@@ -11,6 +11,7 @@ from components.data.chat import ChatTemplate
 from components.models.adapter_base import Carrier
 from components.reasoning.events import Message
 from components.serving.adapters import Adapter, Shelf
+from components.serving.address import runs
 from components.serving.chat import ChatService, NameSetup
 from components.serving.completions import CompletionRun
 from components.serving.errors import ApiError, from_exception, unknown_model
@@ -212,7 +213,7 @@ class Ingress:
         if request.dimensions is not None:
             raise ApiError(400, "This embedder's vectors have one length only.", param="dimensions")
         try:
-            return await self._search.embed.remote(request.texts())
+            return await self._search.embed.remote(request.texts(), True)
         except Exception as error:
             raise from_exception(error, self._retry_after_s) from error
 
@@ -226,21 +227,39 @@ class Ingress:
         return {"id": row["feedback_id"], "object": "feedback", "table": table, **kept}
 
     async def metrics_text(self) -> bytes:
-        """Return Prometheus's text, the engine's load in it where the engine answers."""
+        """Return Prometheus's text, the engine's load in it where the engine tells it soon."""
         try:
-            for state, count in (await self._engine.load.remote()).items():
-                self.metrics.engine.labels(state).set(count)
+            load = await self._load(timeout_s=1)
         except Exception:
             logger.exception("the engine does not tell its load")
+            load = None
+        self.metrics.engine.clear()  # what it told a scrape ago is not its load now
+        for state, count in (load or {}).items():
+            self.metrics.engine.labels(state).set(count)
         return self.metrics.text()
 
     async def health(self) -> dict[str, Any]:
-        """Return the body of ``/healthz``. Raises ApiError (503) where the engine does not answer."""
+        """Return the body of ``/healthz``, status "busy" where requests wait before the engine.
+
+        Raises:
+            ApiError: the engine does not run (503).
+        """
         try:
-            await asyncio.wait_for(_answer(self._engine.load.remote()), timeout=5)
+            load = await self._load(timeout_s=5)
+            if load is None and not await runs(self._engine):
+                raise RuntimeError("no replica of the engine runs")
         except Exception as error:
             raise ApiError(503, "The engine does not answer.", code="engine_unavailable") from error
-        return {"status": "ok", "models": self.model_names()}
+        return {"status": "ok" if load is not None else "busy", "models": self.model_names()}
+
+    async def _load(self, timeout_s: float) -> dict[str, int] | None:
+        """Return the engine's load; None where the answer waits: Serve queues this call like any other request."""
+        from ray.serve.exceptions import BackPressureError
+
+        try:
+            return await asyncio.wait_for(_answer(self._engine.load.remote()), timeout_s)
+        except (TimeoutError, BackPressureError):
+            return None
 
 
 async def _answer(response: Any) -> Any:

@@ -66,6 +66,11 @@ class ChatRequest(Sampling):
                 raise ValueError(f"message {index} has no content")
             if not isinstance(message.get("content"), (str, list, type(None))):
                 raise ValueError(f"the content of message {index} is neither a string nor a list of parts")
+            for part in message["content"] if isinstance(message.get("content"), list) else ():
+                if not isinstance(part, dict):
+                    raise ValueError(f"a part of message {index} is no object, as {{'type': 'text', 'text': '…'}}")
+                if part.get("type") == "text" and not isinstance(part.get("text"), str):
+                    raise ValueError(f"a text part of message {index} has no 'text' that is a string")
         return messages
 
     @field_validator("tools")
@@ -151,13 +156,20 @@ class AliasRequest(BaseModel):
     version: str = Field(min_length=1)
 
 
+class Turn(BaseModel):
+    """A message as feedback keeps it; what else a client's message has, as a name, is left out."""
+
+    role: str = Field(min_length=1)
+    content: str
+
+
 class FeedbackRequest(BaseModel):
     """Body of ``/v1/feedback``: what a person thought of an answer, or which answer they wanted instead."""
 
     model_config = ConfigDict(extra="forbid")
     request_id: str | None = None
     model: str | None = None
-    messages: list[dict[str, str]] | None = None
+    messages: list[Turn] | None = None
     answer: str | None = None
     choice: int = Field(0, ge=0)
     rating: Literal["up", "down"] | None = None

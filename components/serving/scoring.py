@@ -32,7 +32,8 @@ class ScoreServer:
 def _plain(message: Mapping[str, Any]) -> dict[str, str]:
     from components.reasoning.events import text_of
 
-    return {"role": message["role"], "content": text_of(dict(message))}
+    role = message["role"]  # the engine reads a developer's message, which is OpenAI's newer name of a system's
+    return {"role": "system" if role == "developer" else role, "content": text_of(dict(message))}
 
 
 def _mean(values: Sequence[float]) -> float:

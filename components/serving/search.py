@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from components.config import UserError
 from components.serving.settings import Mode, ServedName
 from components.spans import Span
 
@@ -23,10 +24,10 @@ class SearchServer:
             chosen: what mode ``auto`` means, as ``choice`` returns it, so that all replicas mean the same; none: what
                 the exam says when it is first asked for.
         """
-        from components.retrieval.embed import Embedder, load_tokenizer
+        from components.retrieval.embed import Embedder, load_tokenizer, max_input_tokens
         from components.retrieval.retrieve import RetrieveConfig, Retriever
 
-        self._tokenizer = load_tokenizer(embedder)
+        self._tokenizer, self._limit = load_tokenizer(embedder), max_input_tokens(embedder)
         self._index, self._cache = index, Path(cache or ".")
         self._retrievers: dict[str, Any] = {}
         self._chosen = chosen
@@ -52,11 +53,25 @@ class SearchServer:
         whole = Span("search", "CHAIN")
         return await asyncio.to_thread(self._search, query, k, mode, where, whole), whole.parts
 
-    async def embed(self, texts: list[str]) -> dict[str, Any]:
-        """Return ``vectors``, one for each text, and the count of ``tokens`` in the texts."""
+    async def embed(self, texts: list[str], whole: bool = False) -> dict[str, Any]:
+        """Return ``vectors``, one for each text, and the count of ``tokens`` in the texts.
+
+        Args:
+            whole: refuse texts of which the embedder would leave out the end.
+
+        Raises:
+            UserError: there is one.
+        """
+        encoded = self._tokenizer.encode_batch(texts)
+        for place, encoding in enumerate(encoded):
+            own = len(encoding.ids) - sum(encoding.special_tokens_mask)
+            if whole and own > self._limit:
+                raise UserError(
+                    f"input {place} (counted from 0) has {own} tokens, and this embedder reads at most {self._limit}: "
+                    "split it, and embed its parts"
+                )
         vectors = await asyncio.to_thread(self._embed, texts)
-        tokens = sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(texts))
-        return {"vectors": vectors, "tokens": tokens}
+        return {"vectors": vectors, "tokens": sum(len(encoding.ids) for encoding in encoded)}
 
     def _search(
         self, query: str, k: int, mode: Mode, where: str | None, trace: Span | None = None

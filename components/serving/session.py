@@ -16,7 +16,7 @@ from components.serving.keys import read_keys
 from components.tracking.lineage import write_lineage
 from components.tracking.run import Run
 
-USERS = 16  # requests at a time in the evaluation
+USERS = 16  # requests at a time in the evaluation, where the engine has room for as many
 logger = logging.getLogger(__name__)
 
 
@@ -118,6 +118,11 @@ def plain_name(plan: ServingPlan) -> str:
     raise UserError("held-out prompts hold their passages already: declare a name without search and with 'direct'")
 
 
+def users_of(plan: ServingPlan) -> int:
+    """Return how many requests the evaluation sends at a time: never so many that one is refused for want of room."""
+    return min(USERS, plan.engine.max_sequences + plan.engine.max_queued)
+
+
 def rank(url: str, key: str | None, plan: ServingPlan, exam: Exam) -> dict[str, dict[str, float]]:
     """Have the plain name's engine say how likely the answers of held-out pairs are; return how often it is right.
 
@@ -125,7 +130,7 @@ def rank(url: str, key: str | None, plan: ServingPlan, exam: Exam) -> dict[str, 
     """
     from components.data.evaluation import evaluate_pairs
 
-    scores = client.mean_logprobs(url, key, plain_name(plan), exam.sides, users=USERS)
+    scores = client.mean_logprobs(url, key, plain_name(plan), exam.sides, users=users_of(plan))
     return evaluate_pairs(exam.pairs, list(zip(scores[::2], scores[1::2], strict=True)))
 
 
@@ -140,7 +145,7 @@ def answer(
 
     prompts = [question["prompt"] for question in exam.questions]
     answers, seconds = client.answer_prompts(
-        url, key, plain_name(plan), prompts, max_tokens=exam.max_tokens, users=USERS
+        url, key, plain_name(plan), prompts, max_tokens=exam.max_tokens, users=users_of(plan)
     )
     path = write_answers(run, exam.questions, answers)
     rates = {

@@ -23,9 +23,14 @@ def composed(response_format: Mapping[str, Any] | None) -> Kind | None:
     """
     if response_format is None or response_format.get("type") != "json_schema":
         return None
-    schema = (response_format.get("json_schema") or {}).get("schema") or {}
-    properties = schema.get("properties") or {}
-    if set(properties) != _FIELDS or properties["reasoning"].get("type") != "string":
+    properties: Any = response_format
+    for key in ("json_schema", "schema", "properties"):
+        properties = properties.get(key) if isinstance(properties, Mapping) else None
+    if not isinstance(properties, Mapping) or set(properties) != _FIELDS:
+        return None
+    if not all(isinstance(own, Mapping) for own in properties.values()):  # true and false are schemas, too
+        return None
+    if properties["reasoning"].get("type") != "string":
         return None
     if any(set(own) - _PLAIN for own in properties.values()):  # a pattern, a minimum, choices
         return None

@@ -8,6 +8,8 @@ from components.config import UserError
 from components.models.load import load_model, load_tokenizer
 from components.quantization.smooth import smooth
 
+_JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # what vLLM makes one layer of
+
 
 def w8a8_int8(
     source: Path, target: Path, texts: Sequence[Sequence[int]], *, smoothing: float, keep: Sequence[str] = ()
@@ -22,7 +24,7 @@ def w8a8_int8(
     Tokenizer, chat template and generation settings come along.
 
     Raises:
-        UserError: the model has no layer that ``keep`` names.
+        UserError: the model has no layer that ``keep`` names, or it names some of those only that engines join.
     """
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config, preset_name_to_scheme
@@ -47,7 +49,7 @@ def w8a8_int8(
 
 
 def _named(model: Any, ends: Sequence[str]) -> list[str]:
-    """Return the names of the linear layers that end so."""
+    """Return the names of the linear layers that end so. Raises UserError as ``w8a8_int8``."""
     import torch
 
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
@@ -55,7 +57,24 @@ def _named(model: Any, ends: Sequence[str]) -> list[str]:
         if not any(name.endswith(f".{end}") for name in linear):
             known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
             raise UserError(f"method.keep names '{end}', and no linear layer's name ends so: they end in {known}")
-    return [name for name in linear if any(name.endswith(f".{end}") for end in ends)]
+    kept = [name for name in linear if any(name.endswith(f".{end}") for end in ends)]
+    _check_joined(kept, linear, ends)
+    return kept
+
+
+def _check_joined(kept: Sequence[str], linear: Sequence[str], ends: Sequence[str]) -> None:
+    """Refuse to keep a part of what engines compute as one layer, which has one format: they could not load it."""
+    for name in kept:
+        block, _, last = name.rpartition(".")
+        joined = next((group for group in _JOINED if last in group), ())
+        missing = [other for other in joined if f"{block}.{other}" in linear and f"{block}.{other}" not in kept]
+        if missing:
+            end = next(end for end in ends if name.endswith(f".{end}"))
+            more = [end.removesuffix(last) + other for other in missing]
+            raise UserError(
+                f"method.keep names '{end}' without {' and '.join(more)}, and engines compute these as one layer, in "
+                f"one format: write method.keep=[{','.join([*ends, *more])}], or leave '{end}' out"
+            )
 
 
 def _set_scales(module: Any) -> None:

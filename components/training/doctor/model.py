@@ -1,12 +1,11 @@
 """What a model's files say about how it can be trained and served."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from components.data.chat import ChatTemplate
 from components.models import memory
 from components.models.adapters import AdapterConfig, check_blocks
+from components.models.folder import stop_ids
 from components.training.doctor.findings import Finding, fine, look, problem
 
 
@@ -50,7 +49,7 @@ def context(folder: Path, longest: int, unseen: int = 0) -> Finding:
 def _stops(folder: Path, template: ChatTemplate) -> Finding:
     """Whether generation stops at the token that training ends each answer with."""
     name = template.tokenizer.convert_ids_to_tokens
-    end, stops, own = name(template.turn_end_id), _stop_ids(folder), template.tokenizer.eos_token_id
+    end, stops, own = name(template.turn_end_id), stop_ids(folder), template.tokenizer.eos_token_id
     if template.turn_end_id in stops:
         return fine("turn end", f"{end} ends an answer in training, and generation stops at it")
     others = ", ".join(str(name(stop)) for stop in sorted(stops)) or "nothing"
@@ -60,17 +59,6 @@ def _stops(folder: Path, template: ChatTemplate) -> Finding:
     return problem(
         "turn end", f"answers end in {end}, and the model stops at {others}, so that it would talk on: {cure}"
     )
-
-
-def _stop_ids(folder: Path) -> set[int]:
-    """The ids in generation_config.json, else in config.json."""
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        page: Any = json.loads(path.read_text()) if path.is_file() else {}
-        stops = page.get("text_config", page).get("eos_token_id")
-        if stops is not None:
-            return set(stops) if isinstance(stops, list) else {stops}
-    return set()
 
 
 def _padding(template: ChatTemplate) -> Finding:

@@ -3,6 +3,7 @@
 import pytest
 
 from components.config import UserError
+from components.data.chat import ChatTemplate
 from components.models import engine
 
 
@@ -29,3 +30,14 @@ def test_engines_run_on_what_the_installed_vllm_is_for(installed, gpus, asked, f
     else:
         with pytest.raises(UserError, match=found):
             engine.engines_on_gpu(asked)
+
+
+def test_an_answer_that_ends_with_its_last_allowed_token_is_finished(tiny_model_dir) -> None:
+    def told(tokens: list[int]) -> dict:
+        row = {"index": 0, "generated_text": " yes ", "generated_tokens": tokens, "num_generated_tokens": len(tokens)}
+        return engine._answer(engine._reply(row), engine.Sampling(max_new_tokens=3), engine._end_ids(tiny_model_dir))
+
+    end = ChatTemplate.from_folder(tiny_model_dir).turn_end_id
+    assert told([7, 8, end]) == {"text": "yes", "tokens": 3, "finished": True}
+    assert told([7, 8, 9])["finished"] is False
+    assert told([7, 8])["finished"] is True and told([])["finished"] is True

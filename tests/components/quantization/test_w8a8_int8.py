@@ -116,6 +116,22 @@ def test_a_layer_to_keep_that_is_not_there_is_refused(tiny_model_dir: Path, tmp_
         menu.quantize(tiny_model_dir, tmp_path / "model", [], menu.MethodConfig(smoothing=0, keep=("fc2",)))
 
 
+@pytest.mark.parametrize(
+    ("keep", "advice"),
+    [
+        (("q_proj",), r"write method.keep=\[q_proj,k_proj,v_proj\]"),
+        (("0.self_attn.k_proj", "v_proj"), r"'0.self_attn.k_proj' without 0.self_attn.q_proj,? "),
+        (("mlp.down_proj", "mlp.up_proj"), r"method.keep=\[mlp.down_proj,mlp.up_proj,mlp.gate_proj\]"),
+    ],
+)
+def test_layers_that_engines_join_are_kept_together(tiny_model_dir: Path, tmp_path: Path, keep, advice) -> None:
+    with pytest.raises(UserError, match=advice):
+        menu.quantize(tiny_model_dir, tmp_path / "model", [], menu.MethodConfig(smoothing=0, keep=keep))
+    assert not (tmp_path / "model").exists()
+    both = menu.MethodConfig(smoothing=0, keep=("mlp.gate_proj", "mlp.up_proj"))
+    menu.quantize(tiny_model_dir, tmp_path / "model", [], both)
+
+
 def test_quantizing_twice_is_refused(quantized: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="quantized already"):
         menu.quantize(quantized, tmp_path / "again", [], PLAIN)

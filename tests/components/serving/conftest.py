@@ -122,7 +122,7 @@ class FakeSearch:
             raise self.failure
         return PASSAGES[:k]
 
-    async def _embed(self, texts):
+    async def _embed(self, texts, whole=False):
         return {"vectors": [[1.0, -0.5]] * len(texts), "tokens": 3 * len(texts)}
 
 

@@ -144,7 +144,11 @@ def test_a_cpu_engine_neither_compiles_nor_guesses_memory_and_a_gpu_engine_reser
     from components.serving.engines import bundles, engine_arguments, environment
 
     options = EngineOptions(kv_cache_gib=2, tensor_parallel=2, cpus=3)
-    assert engine_arguments(options, on_gpu=False)["enforce_eager"] is True
+    on_cpu = engine_arguments(options, on_gpu=False)
+    assert on_cpu["enforce_eager"] is True
+    # a seeded request whose prompt comes in pieces would kill the engine
+    assert on_cpu["enable_chunked_prefill"] is False and on_cpu["max_num_batched_tokens"] >= options.max_model_len
+    assert "enable_chunked_prefill" not in engine_arguments(options, on_gpu=True)
     assert environment(options, on_gpu=False)["VLLM_CPU_KVCACHE_SPACE"] == "2"
     assert bundles(options, on_gpu=False) == [{"CPU": 3}]
     assert "enforce_eager" not in engine_arguments(options, on_gpu=True)
@@ -166,16 +170,6 @@ def test_a_lone_cpu_engine_is_bound_to_the_cores_it_may_use_and_several_are_not(
     monkeypatch.setenv("RAYLIGN_ENGINE_REPLICAS", "2")
     bind_threads(None)
     assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
-
-
-def test_the_estimate_counts_room_for_adapters(tiny_model_dir):
-    """Rank 16 on 64+64, 64+32, 64+32, 64+64 and thrice 64+128 rows and columns in two blocks, 2 + 8 times 2 bytes."""
-    from components.serving import estimate
-
-    one = 2 * 16 * (128 + 96 + 96 + 128 + 3 * 192)
-    found = estimate._adapters_gib(tiny_model_dir, AdapterOptions(at_once=2))
-    assert found == pytest.approx(10 * 2 * one / 2**30)
-    assert estimate._adapters_gib(tiny_model_dir, AdapterOptions()) == 0
 
 
 def test_an_engine_has_room_for_adapters_only_where_the_config_asks():
@@ -251,3 +245,42 @@ def test_a_request_that_scores_its_prompt_is_alone_where_adapters_are_on_a_cpu(m
     assert not needs_turns({"enable_lora": True})
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     assert needs_turns({"enable_lora": True}) and not needs_turns({})
+
+
+@pytest.mark.parametrize(
+    ("state", "free"), [("RUNNING", False), ("UNHEALTHY", False), ("DELETING", True), (None, True)]
+)
+def test_an_application_of_another_job_is_not_replaced(plan, monkeypatch, state, free):
+    from ray import serve
+
+    from components.serving.app import APPLICATION, serving
+
+    found = {} if state is None else {APPLICATION: SimpleNamespace(status=state)}
+    ended = []
+    monkeypatch.setattr("components.serving.app.already_serves", lambda: True)
+    monkeypatch.setattr("components.serving.app.shared_address", lambda: "http://here")
+    monkeypatch.setattr("components.serving.app.build", lambda plan: plan)
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=found))
+    monkeypatch.setattr(serve, "run", lambda *_, **__: None)
+    monkeypatch.setattr(serve, "delete", ended.append)
+    if free:
+        with serving(plan, "127.0.0.1", 0) as url:
+            assert url == "http://here"
+        assert ended == [APPLICATION]
+    else:
+        with pytest.raises(UserError, match="already serves an application named"), serving(plan, "127.0.0.1", 0):
+            pass
+        assert ended == []
+
+
+def test_a_handles_deployment_runs_where_one_of_its_replicas_does(monkeypatch):
+    from ray import serve
+
+    from components.serving.address import runs
+
+    handle = SimpleNamespace(app_name="a", deployment_name="engine")
+    for states, expected in (({"RUNNING": 1}, True), ({"STARTING": 1}, False), ({}, False)):
+        deployment = SimpleNamespace(replica_states=states)
+        there = {"a": SimpleNamespace(deployments={"engine": deployment})}
+        monkeypatch.setattr(serve, "status", lambda there=there: SimpleNamespace(applications=there))
+        assert asyncio.run(runs(handle)) is expected

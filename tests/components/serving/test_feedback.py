@@ -31,10 +31,11 @@ def test_a_rated_answer_becomes_a_row_with_the_prompt_that_the_engine_read(serve
 
 def test_feedback_on_a_forgotten_request_carries_its_own_messages(server, plan):
     client, _, _ = server()
-    given = {"messages": [{"role": "user", "content": "q"}], "answer": "a", "rating": "up"}
+    said = {"role": "user", "content": "q"}
+    given = {"messages": [{**said, "name": "ada"}], "answer": "a", "rating": "up"}
     assert post(client, "/v1/feedback", given).status_code == 200
     (row,) = read(f"{plan.feedback_uri}#feedback")
-    assert (row["answer"], row["prompt"], row["lineage_id"]) == ("a", given["messages"], None)
+    assert (row["answer"], row["prompt"], row["lineage_id"]) == ("a", [said], None)
 
 
 def test_feedback_that_cannot_be_used_is_refused_and_nothing_is_written(server, tmp_path):
@@ -49,6 +50,8 @@ def test_feedback_that_cannot_be_used_is_refused_and_nothing_is_written(server, 
         ({"request_id": answer["id"], "rating": "up", "choice": 4}, 400, "invalid_value"),
         ({"rating": "up"}, 400, "invalid_value"),
         ({"request_id": answer["id"], "ratings": "up"}, 400, "invalid_value"),
+        ({"messages": [{"content": "q"}], "answer": "a", "rating": "up"}, 400, "missing_required_parameter"),
+        ({"messages": [{"role": "user", "content": None}], "answer": "a", "rating": "up"}, 400, "invalid_value"),
     ]
     for body, status, code in refused:
         reply = post(client, "/v1/feedback", body)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import struct
+import time
 
 import pytest
 
@@ -135,6 +136,9 @@ def test_n_choices_search_once_and_get_seeds_of_their_own(server):
         ({"messages": []}, 400, "invalid_value", "messages"),
         ({"messages": "hi"}, 400, "invalid_value", "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, 400, "invalid_value", "messages"),
+        ({"messages": [{"role": "user", "content": ["hi"]}], "model": "rag"}, 400, "invalid_value", "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "invalid_value", "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]}, 400, "invalid_value", "messages"),
         ({"temperature": 9}, 400, "invalid_value", "temperature"),
         ({"max_tokens": 0}, 400, "invalid_value", "max_tokens"),
         ({"n": 0}, 400, "invalid_value", "n"),
@@ -244,6 +248,20 @@ def test_embeddings_as_numbers_and_as_base64(server):
     assert call(client, "POST", "/v1/embeddings", json={**ask, "model": "plain"}).status_code == 404
 
 
+def test_a_text_that_the_embedder_cannot_read_whole_is_the_clients_error(server):
+    from components.config import UserError
+
+    async def embed(texts, whole=False):
+        if whole:
+            raise UserError("input 0 has 300 tokens")
+        return {"vectors": [[1.0]], "tokens": 300}
+
+    client, _, search = server()
+    search.embed.remote = embed
+    refused = call(client, "POST", "/v1/embeddings", json={"model": "embedder", "input": "a"})
+    assert refused.status_code == 400 and "300 tokens" in refused.json()["error"]["message"]
+
+
 def test_search_returns_passages_with_scores_and_the_index_version(server):
     client, _, _ = server()
     body = call(client, "POST", "/v1/search", json={"query": "sort", "k": 1}).json()
@@ -285,6 +303,41 @@ def test_keys_guard_v1_and_nothing_else(server):
     assert call(client, "GET", "/v1/models", headers={"authorization": "Bearer two"}).status_code == 200
     assert call(client, "GET", "/healthz").json()["status"] == "ok"
     assert call(client, "GET", "/metrics").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("load", "replicas", "status", "said"),
+    [("waits", 1, 200, "busy"), ("full", 1, 200, "busy"), ("waits", 0, 503, None), ("dead", 1, 503, None)],
+)
+def test_a_full_engine_is_busy_and_only_one_that_does_not_run_is_ill(server, monkeypatch, load, replicas, status, said):
+    from ray.exceptions import RayActorError
+    from ray.serve.exceptions import BackPressureError
+
+    async def asked():
+        raise {"waits": TimeoutError(), "full": BackPressureError(9, 9), "dead": RayActorError()}[load]
+
+    async def runs(_):
+        return replicas > 0
+
+    client, engine, _ = server()
+    call(client, "GET", "/metrics")  # sets the gauges
+    engine.load.remote = asked
+    monkeypatch.setattr("components.serving.ingress.runs", runs)
+    told = call(client, "GET", "/healthz")
+    assert (told.status_code, told.json().get("status")) == (status, said)
+    text = call(client, "GET", "/metrics").text
+    assert "raylign_engine_requests{" not in text and "raylign_requests_in_flight" in text
+
+
+def test_metrics_do_not_wait_for_a_full_engine(server):
+    async def waits():
+        await asyncio.sleep(30)
+
+    client, engine, _ = server()
+    engine.load.remote = waits
+    began = time.perf_counter()
+    assert call(client, "GET", "/metrics").status_code == 200
+    assert time.perf_counter() - began < 5
 
 
 def test_metrics_count_requests_tokens_citations_and_first_tokens(server):

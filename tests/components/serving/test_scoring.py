@@ -51,6 +51,15 @@ def test_answers_score_as_the_model_scores_each_by_itself(rewards, tiny_model_di
     assert "progress" not in capfd.readouterr().err
 
 
+def test_a_developers_message_counts_as_a_systems(rewards, tiny_model_dir):
+    server = ScoreServer(str(rewards("outcome")), str(tiny_model_dir))
+    scores = [
+        asyncio.run(server.score([{"role": role, "content": "Be brief."}, *ASK], ANSWERS))
+        for role in ("developer", "system")
+    ]
+    assert scores[0] == scores[1]
+
+
 def test_what_is_no_reward_model_of_this_template_is_refused(rewards, tiny_model_dir, tmp_path):
     assert check_scorer(rewards("outcome"), tiny_model_dir)
     with pytest.raises(UserError, match="is not a reward model"):

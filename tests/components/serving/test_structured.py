@@ -58,6 +58,21 @@ def test_a_schema_with_more_than_types_is_the_engines_to_keep():
         assert asked({"type": "string", **more}) is None
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"reasoning": True, "answer": {}}},
+        {"properties": {"reasoning": {"type": "string"}, "answer": True}},
+        {"properties": ["reasoning", "answer"]},
+        True,
+        [],
+    ],
+)
+def test_a_schema_of_another_shape_is_the_engines_to_read(schema):
+    assert composed({"type": "json_schema", "json_schema": {"schema": schema}}) is None
+    assert composed({"type": "json_schema", "json_schema": schema}) is None
+
+
 def _as_json(pieces, kind):
     async def events():
         for piece in pieces:

@@ -8,6 +8,7 @@ import pytest
 from components.config import UserError
 from components.data.chat import ChatTemplate
 from components.models.adapters import AdapterConfig
+from components.models.folder import stop_ids
 from components.training.doctor import model
 from components.training.doctor.findings import State
 
@@ -57,7 +58,7 @@ def test_without_a_generation_config_the_models_own_end_counts(folder):
     (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
     assert "for transformers it is nothing" in _look(folder)["turn end"].text
     (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": 0, "text_config": {"eos_token_id": 2}}))
-    assert model._stop_ids(folder) == {2}
+    assert stop_ids(folder) == {2}
 
 
 def test_rows_longer_than_the_model_reads_are_a_problem(folder):

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from components.reasoning.budget import within
-from components.reasoning.events import Found, Message, Piece, Tools, last_question, text_of
+from components.reasoning.events import Around, Found, Message, Piece, Tools, last_question, text_of
 
 ANSWER_MARK = "Answer:"
 STEPS_REQUEST = f"Think step by step. Then end with a line that says '{ANSWER_MARK}' and the answer."
@@ -16,15 +16,20 @@ _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)  # what l
 _LISTED = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s*(.+?)\s*$", re.MULTILINE)
 
 
-async def grounded(messages: Sequence[Message], tools: Tools) -> tuple[list[Message], list[Found]]:
+async def grounded(
+    messages: Sequence[Message], tools: Tools, around: Around | None = None
+) -> tuple[list[Message], list[Found]]:
     """Return the prompt, over retrieved passages where there is an index, and what was found to be yielded.
 
     Where the time is over before the index answers there are no passages, and nothing more is going to be generated.
+
+    Args:
+        around: makes the strategy's longest request of the prompt, where that is more than a few words longer.
     """
     if tools.retrieve is None:
         return list(messages), []
     passages = await within(tools.budget, tools.retrieve(last_question(messages))) or []
-    found = Found(tuple(tools.fit(messages, passages)))
+    found = Found(tuple(tools.fit(messages, passages, around)))
     return tools.ground(messages, found.passages), [found]
 
 

@@ -47,6 +47,17 @@ class Generate(Protocol):
     ) -> AsyncGenerator[Piece, None]: ...
 
 
+Around = Callable[[list[Message]], Sequence[Message]]  # from a prompt to the longest request made of it
+
+
+class Fit(Protocol):
+    """Return those of the passages that have room in a prompt, and in what a strategy puts around it."""
+
+    def __call__(
+        self, messages: Sequence[Message], passages: Sequence[Passage], around: Around | None = None
+    ) -> Sequence[Passage]: ...
+
+
 Retrieve = Callable[[str], Awaitable[Sequence[Passage]]]
 Score = Callable[[Sequence[Message], Sequence[str]], Awaitable[Sequence[float]]]
 Similar = Callable[[str, Sequence[str]], Awaitable[Sequence[float]]]
@@ -71,7 +82,7 @@ class Tools:
     functions: tuple[dict[str, Any], ...] = ()  # the client's own tools, by OpenAI's schema
     formatted: bool = False  # the client wants its answer in a format that only a final call of the model has
     show: Callable[[Passage], str] = plainly  # a passage as prompts may show it, guarded where the name says so
-    fit: Callable[[Sequence[Message], Sequence[Passage]], Sequence[Passage]] = lambda _, found: found  # what has room
+    fit: Fit = lambda messages, passages, around=None: passages  # what has room
     choices: int = 1  # answers to the request that are made at the same time, from one budget
     unknown: str = "I don't know."  # what is answered where nothing holds the answer
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from components.reasoning.budget import KINDS, Budget
-from components.reasoning.events import Message, Passage, Piece, text_of
+from components.reasoning.events import Around, Message, Passage, Piece, text_of
 from components.retrieval.prompt import as_prompted, grounded_conversation
 from components.serving.answers import Choice, Envelope
 from components.serving.key_budgets import NOTHING, Account
@@ -84,7 +84,9 @@ class ChatRun:
         prompt = self.prompts[choice] = self._grounded(messages, passages)
         return prompt
 
-    def fit(self, messages: Sequence[Message], passages: Sequence[Passage]) -> Sequence[Passage]:
+    def fit(
+        self, messages: Sequence[Message], passages: Sequence[Passage], around: Around | None = None
+    ) -> Sequence[Passage]:
         """Return those of ``passages`` that have room in the prompt beside the answer. Raises ApiError: none has."""
         setup, search, room = self.setup.settings, self.setup.settings.search, self._service.room
         if search is None or room is None:
@@ -95,6 +97,7 @@ class ChatRun:
             self.request.token_limit() or setup.max_tokens,
             search.prompt_tokens,
             direct=setup.strategy == "direct",
+            around=around,
         )
 
     def _grounded(self, messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from components.data.chat import ChatTemplate
-from components.reasoning.events import Message, Passage, text_of
+from components.reasoning.events import Around, Message, Passage, text_of
 from components.serving.errors import ApiError
 
 _SPARE = 200  # tokens that a strategy's own requests ("Write a short Python program …") add to the prompt
@@ -24,6 +24,7 @@ class PromptRoom:
         most: int | None,
         *,
         direct: bool,
+        around: Around | None = None,
     ) -> list[Passage]:
         """Return the first passages, as many as leave room for the answer.
 
@@ -32,17 +33,21 @@ class PromptRoom:
             answer_tokens: longest answer.
             most: longest prompt, in tokens; none is what the context leaves.
             direct: whether the prompt is sent as it is, with nothing of a strategy's own.
+            around: makes a strategy's longest request of the prompt; none where that is a few words longer.
 
         Raises:
             ApiError: not one of them has room.
         """
         room = self._context_tokens - answer_tokens - (0 if direct else _SPARE)
-        room = room if most is None else min(room, most)
         for count in range(len(passages), 0, -1):
-            if self._tokens(grounded(passages[:count])) <= room:
+            prompt = list(grounded(passages[:count]))
+            if self._tokens(around(prompt) if around else prompt) > room:
+                continue
+            if most is None or self._tokens(prompt) <= most:
                 return list(passages[:count])
         if not passages:
             return []
+        room = room if most is None else min(room, most)
         raise ApiError(
             400,
             f"This model answers from passages, and the conversation leaves no room for one: a prompt may have {room} "

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Literal
 
 from components.config import UserError
@@ -45,12 +46,11 @@ async def few_shot_cot(
         closeness = await within(tools.budget, tools.similar(question, [example["question"] for example in usable]))
         order = sorted(range(len(usable)), key=lambda place: closeness[place] if closeness else -place)
         usable = [usable[place] for place in order[-shots:]]
-    prompt, found = await grounded(messages, tools)
+    shown = [turn for example in usable[:shots] for turn in _turns(example)]
+    prompt, found = await grounded(messages, tools, partial(_behind, shown))
     for each in found:
         yield each
-    shown = [turn for example in usable[:shots] for turn in _turns(example)]
-    at = last_user(prompt)
-    asked = [*prompt[:at], *shown, *prompt[at:]]
+    asked = _behind(shown, prompt)
     splitter, reason = Splitter(ANSWER_MARK), None
     async with aclosing(tools.generate(asked, max_tokens=tools.max_tokens)) as pieces:
         async for piece in pieces:
@@ -69,6 +69,12 @@ async def few_shot_cot(
     async with aclosing(conclude(prompt, answer, tools)) as pieces:
         async for piece in pieces:
             yield piece
+
+
+def _behind(shown: Sequence[Message], prompt: Sequence[Message]) -> list[Message]:
+    """Return the prompt with the examples before its last user turn."""
+    at = last_user(prompt)
+    return [*prompt[:at], *shown, *prompt[at:]]
 
 
 def _turns(example: Mapping[str, str]) -> list[Message]:

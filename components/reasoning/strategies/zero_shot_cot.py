@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from components.reasoning.budget import reasoning_share, what_is_left
 from components.reasoning.conversation import extended, grounded, last_user, or_else
@@ -23,7 +24,8 @@ async def zero_shot_cot(
 
     Source: Kojima et al. 2022, "Large Language Models are Zero-Shot Reasoners", section 3.
     """
-    prompt, found = await grounded(messages, tools)
+    around = partial(_with_thoughts, trigger=trigger, thought="…")  # real thoughts count as the answer's tokens
+    prompt, found = await grounded(messages, tools, around)
     for each in found:
         yield each
     allowed = tools.budget.cap(tools.max_tokens)

@@ -8,6 +8,7 @@ from components.data.chat import ChatTemplate
 from components.models.sources import resolve
 from components.reasoning.conversation import STEPS_REQUEST, extended
 from components.reasoning.strategies.program_aided import with_examples
+from components.reasoning.strategies.zero_shot_cot import TRIGGER
 from components.retrieval.prompt import grounded_conversation
 from components.serving.settings import EngineOptions, SearchOptions, ServedName
 from tests.components.serving.conftest import PASSAGES
@@ -29,8 +30,10 @@ def template(tiny_model_dir):
 def ask(server):
     """A function from a context, a name's settings and messages to (status, body, the prompt that the engine got)."""
 
-    def asked(context, messages=ASK, strategy="direct", **search):
-        name = ServedName(name="it", strategy=strategy, search=SearchOptions(passages=2, **search))
+    def asked(context, messages=ASK, strategy="direct", options=None, **search):
+        name = ServedName(
+            name="it", strategy=strategy, options=options or {}, search=SearchOptions(passages=2, **search)
+        )
         client, engine, _ = server(
             names=(name,),
             lineage={"it": {"model": "it", "lineage_id": "it" * 8}},
@@ -70,8 +73,26 @@ def test_a_strategys_own_words_have_room_too(ask, template):
     both = tokens(template, PASSAGES[:2])
     context = both + ANSWER + 199  # enough for what is written over them, not for the request to think as well
     assert ask(context)[2].count("\n[2] ") == 1
-    assert ask(context, strategy="zero_shot_cot")[2].count("\n[2] ") == 0
-    assert ask(context + 1, strategy="zero_shot_cot")[2].count("\n[2] ") == 1
+    assert ask(context, strategy="self_refine")[2].count("\n[2] ") == 0
+    assert ask(context + 1, strategy="self_refine")[2].count("\n[2] ") == 1
+
+
+def test_what_a_strategy_puts_around_the_prompt_is_counted(ask, template):
+    """The thoughts' exchange has the whole turn once more, and examples are turns of their own."""
+    example = {"question": "What reverses a list? " * 20, "reasoning": "It has a method. " * 20, "answer": "reverse"}
+    shown = [
+        {"role": "user", "content": example["question"]},
+        {"role": "assistant", "content": f"{example['reasoning'].strip()}\nAnswer: reverse"},
+    ]
+    turn = grounded_conversation(ASK, PASSAGES[:2], 45)
+    thought = [{**turn[-1], "content": f"{turn[-1]['content']}\n\n{TRIGGER}"}, {"role": "assistant", "content": "…"}]
+    for strategy, options, more in (
+        ("zero_shot_cot", {}, thought),
+        ("few_shot_cot", {"examples": [example], "choose": "first"}, shown),
+    ):
+        needed = len(template.prompt_ids([*turn[:-1], *more, turn[-1]])) + ANSWER + 200
+        assert ask(needed, strategy=strategy, options=options)[2].count("\n[2] ") == 1
+        assert ask(needed - 1, strategy=strategy, options=options)[2].count("\n[2] ") == 0
 
 
 def test_the_longest_request_of_a_strategy_has_its_room(tmp_path):

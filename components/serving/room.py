@@ -38,16 +38,14 @@ class PromptRoom:
         Raises:
             ApiError: not one of them has room.
         """
-        room = self._context_tokens - answer_tokens - (0 if direct else _SPARE)
+        left = self._context_tokens - answer_tokens - (0 if direct else _SPARE)
+        room = left if most is None else min(left, most)
         for count in range(len(passages), 0, -1):
             prompt = list(grounded(passages[:count]))
-            if self._tokens(around(prompt) if around else prompt) > room:
-                continue
-            if most is None or self._tokens(prompt) <= most:
+            if self._tokens(prompt) <= room and (around is None or self._tokens(around(prompt)) <= left):
                 return list(passages[:count])
         if not passages:
             return []
-        room = room if most is None else min(room, most)
         raise ApiError(
             400,
             f"This model answers from passages, and the conversation leaves no room for one: a prompt may have {room} "

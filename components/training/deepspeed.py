@@ -22,6 +22,11 @@ class DeepSpeedConfig(Config):
     )
     offload: bool = Field(False, description="keep optimizer state (stage 3: and weights) in CPU memory; for GPUs")
 
+    def shards(self, workers: int) -> dict[str, int]:
+        """Return among how many of the workers the stage divides what, as ``memory.training_bytes`` takes it."""
+        divided = {"shards": 1, "gradient_shards": 2, "weight_shards": 3}  # the stage from which on each is
+        return {name: workers if self.stage >= stage else 1 for name, stage in divided.items()}
+
 
 def join(gpu: bool) -> None:
     """Tell DeepSpeed of the process group that Ray Train has made.

@@ -90,9 +90,7 @@ def planned_memory(folder: Path, recipe: Recipe, batch_tokens: int, dtype: str |
     common: dict[str, Any] = {
         "batch_tokens": batch_tokens,
         "bytes_per_value": 4 if (dtype or recipe.optim.dtype) == "float32" else 2,
-        "shards": recipe.scale.fewest if recipe.deepspeed.stage else 1,
-        "gradient_shards": recipe.scale.fewest if recipe.deepspeed.stage >= 2 else 1,
-        "weight_shards": recipe.scale.fewest if recipe.deepspeed.stage == 3 else 1,
+        **recipe.deepspeed.shards(recipe.scale.fewest),
     }
     in_4_bits = memory.linear_parameters(folder) if adapter.quantizes else 0
     own = memory.training_bytes(shape, trained=trained, nf4_parameters=in_4_bits, **common)

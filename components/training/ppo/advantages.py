@@ -7,12 +7,11 @@ gaps in it are tokens that came from elsewhere (a tool's output).
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-_TIE = 1e-6  # answers whose returns deviate less from their mean got the same: float32 rounds by about that
-
 if TYPE_CHECKING:
     import torch
 
 Reduce = Callable[["torch.Tensor"], "torch.Tensor"]  # sums a tensor over all workers
+_TIE = 1e-6  # answers whose returns deviate less from their mean got the same: float32 rounds by about that
 
 
 def token_rewards(

@@ -62,17 +62,13 @@ def read_prompts(config: Any, template: ChatTemplate, run: Run) -> Prompts:
         kept = json.dumps(row, default=str) if "answerable" in row else ""
         return {"prompt_ids": ids, "question": question, "question_row": kept}, len(ids)
 
+    limit = {"max_tokens": config.max_prompt_tokens, "limit_key": "max_prompt_tokens"}
     train = tokenize(
-        _once(store.read(table, where="split = 'train'")),
-        convert,
-        max_tokens=config.max_prompt_tokens,
-        what=f"split 'train' of {table}",
-        limit_key="max_prompt_tokens",
+        _once(store.read(table, where="split = 'train'")), convert, what=f"split 'train' of {table}", **limit
     )
     test = _once(store.read(table, where="split = 'test'"))
     test = random.Random(config.seed).sample(test, min(config.eval_rows, len(test)))
     what = f"split 'test' of {table}"
-    limit = {"max_tokens": config.max_prompt_tokens, "limit_key": "max_prompt_tokens"}
     held_out = tokenize(test, convert, what=what, **limit) if test else None
     if config.guards.rewards and held_out is None:
         raise UserError(

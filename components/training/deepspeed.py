@@ -57,7 +57,8 @@ def build(config: DeepSpeedConfig, *, bf16: bool, max_grad_norm: float) -> dict[
     """Return the DeepSpeed config dict; batch sizes are ``auto``: the trainer fills in its own.
 
     With ``bf16`` the weights are bfloat16, but DeepSpeed keeps a float32 master copy of whatever is trained
-    and rounds it after each step, so an update smaller than a bfloat16 digit is not lost but adds up.
+    and rounds it after each step, so an update smaller than a bfloat16 digit is not lost but adds up. The passes of
+    a step are summed in float32, too, from stage 1 on: in bfloat16 a sum of 256 equal gradients grows no further.
     """
     zero: dict[str, Any] = {"stage": config.stage}
     # At DeepSpeed's own 500 million numbers each GPU holds a gigabyte or two for that alone.
@@ -74,6 +75,8 @@ def build(config: DeepSpeedConfig, *, bf16: bool, max_grad_norm: float) -> dict[
     return {
         "zero_optimization": zero,
         "bf16": {"enabled": bf16},
+        # Stage 0 takes no other format than the weights'.
+        "data_types": {"grad_accum_dtype": "fp32" if bf16 and config.stage > 0 else None},
         "fp16": {"enabled": False},
         "gradient_clipping": max_grad_norm,
         "train_batch_size": "auto",

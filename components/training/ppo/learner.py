@@ -11,6 +11,8 @@ from components.training.deepspeed import DeepSpeedConfig
 from components.training.ppo.actor_critic import ActorCritic
 from components.training.ppo.settings import PpoOptimConfig
 
+_BETAS = (0.9, 0.999)  # of Adam's means of the gradient and of its square
+
 
 class DeepSpeedLearner:
     """Accumulates gradients over the passes of a step, updates, and keeps its state in checkpoints."""
@@ -33,12 +35,12 @@ class DeepSpeedLearner:
         """
         self.module, self.optim = module, optim
         groups = groups_of(module, optim, ratio)
-        self.rates: list[float] = [group["lr"] for group in groups]
+        self.rates: list[tuple[bool, float]] = [(group.pop("critic"), group["lr"]) for group in groups]
         # Stage 0 neither tells the gradient's norm nor skips a step that is not finite; stage 1 with one worker
         # shards nothing either.
         self.engine = deepspeed.initialize(
             module,
-            torch.optim.AdamW(groups, weight_decay=optim.weight_decay),
+            torch.optim.AdamW(groups, betas=_BETAS, weight_decay=optim.weight_decay),
             sharding.model_copy(update={"stage": max(1, sharding.stage)}),
             bf16=bf16,
             max_grad_norm=optim.max_grad_norm,
@@ -51,10 +53,13 @@ class DeepSpeedLearner:
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
 
-    def step(self, progress: float) -> float:
-        """Update the weights and return the norm of the gradient before clipping; not finite: nothing was updated."""
-        for group, rate in zip(self.engine.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * schedule(self.optim, progress)
+    def step(self, progress: float, policy: float = 1.0) -> float:
+        """Update the weights and return the norm of the gradient before clipping; not finite: nothing was updated.
+
+        The policy's rate is ``policy`` times what the schedule says.
+        """
+        for group, (is_critic, rate) in zip(self.engine.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * schedule(self.optim, progress) * (1.0 if is_critic else policy)
         self.engine.step()
         return float(self.engine.get_global_grad_norm())
 
@@ -68,8 +73,8 @@ class DeepSpeedLearner:
 
 
 def groups_of(module: torch.nn.Module, optim: PpoOptimConfig, ratio: float = 1.0) -> list[dict[str, Any]]:
-    """Return the trained weights with their peak learning rates: the policy's, then the critic's; with a ratio other
-    than 1, each without and with the B matrices, which learn ``ratio`` times as fast.
+    """Return the trained weights with their peak learning rates: the policy's, then the ``critic``'s; with a ratio
+    other than 1, each without and with the B matrices, which learn ``ratio`` times as fast.
 
     Source: LoRA+ (arXiv 2402.12354), section 4: B wants a larger rate than A, the wider the model the more.
     """
@@ -80,7 +85,7 @@ def groups_of(module: torch.nn.Module, optim: PpoOptimConfig, ratio: float = 1.0
             found.setdefault((is_critic, ratio != 1 and ".lora_B." in name), []).append(weight)
     rates = (optim.learning_rate, optim.critic_learning_rate)
     return [
-        {"params": weights, "lr": rates[is_critic] * (ratio if is_b else 1)}
+        {"params": weights, "lr": rates[is_critic] * (ratio if is_b else 1), "critic": is_critic}
         for (is_critic, is_b), weights in sorted(found.items(), key=lambda item: item[0])
     ]
 
@@ -95,3 +100,22 @@ def schedule(optim: PpoOptimConfig, progress: float) -> float:
     if optim.schedule == "cosine":
         return max(0.5 * (1 + math.cos(math.pi * after)), 0.02)
     return 1.0
+
+
+def rate_after_idle(step: int, idle: int) -> float:
+    """Return the factor of a rate with which Adam learns as if its first ``idle`` steps, without gradient, were none.
+
+    Adam has counted them (``step`` begins at 0), so that it holds its means for settled: the first gradient after many
+    such steps would move the weights 3.2 times as far as the first of all does. Up to there the rate is 0, and so is
+    the weights' decay.
+
+    Source: Kingma & Ba 2015 (https://arxiv.org/abs/1412.6980), section 3, the correction of the means' bias.
+    """
+    if step < idle:
+        return 0.0
+
+    def correction(count: int) -> float:
+        first, second = (1 - beta**count for beta in _BETAS)
+        return math.sqrt(second) / first
+
+    return correction(step - idle + 1) / correction(step + 1)

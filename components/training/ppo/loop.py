@@ -17,6 +17,7 @@ from components.training.ppo import advantages as adv
 from components.training.ppo.control import Guards, KlControl
 from components.training.ppo.experience import Experience, minibatches, passes
 from components.training.ppo.figures import Scores, Timer, explained_variance, objective, speeds
+from components.training.ppo.learner import rate_after_idle
 from components.training.ppo.losses import importance_weights, kl_terms, policy_loss, value_loss
 from components.training.ppo.roles import Roles
 from components.training.ppo.rollout import Rollouts
@@ -33,8 +34,10 @@ class Learner(Protocol):
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of a part of the step's loss."""
 
-    def step(self, progress: float) -> float:
-        """Update the weights at this part (0 to 1) of the schedule; return the gradient's norm before clipping."""
+    def step(self, progress: float, policy: float) -> float:
+        """Update the weights at this part (0 to 1) of the schedule, and ``policy`` times its rate for the policy's;
+        return the gradient's norm before clipping.
+        """
 
 
 Score = Callable[[Sequence[Any], Experience], Scores]  # (rows of prompts, experience)
@@ -215,10 +218,11 @@ class PpoLoop:
         if number == 0:
             self.figures["update/first_log_ratio"] = figures["policy/abs_log_ratio"]
             self._stop_if(self.guards.before_step(figures["policy/abs_log_ratio"]))
-        done = self.iteration * settings.update.epochs * settings.update.minibatches + number
-        norm = self.learner.step(
-            done / (settings.update.iterations * settings.update.epochs * settings.update.minibatches)
-        )
+        update = settings.update
+        each = update.epochs * update.minibatches
+        done = self.iteration * each + number
+        policy = rate_after_idle(done, update.critic_warmup * each)
+        norm = self.learner.step(done / (update.iterations * each), policy)
         return figures, norm
 
     def _pass(self, drawn: Experience, numbers: list[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

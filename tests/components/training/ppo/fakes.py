@@ -71,13 +71,14 @@ class PlainLearner:
         self.module, self.max_norm, self.reduce, self.workers = module, max_norm, reduce, workers
         self.weights = [weight for weight in module.parameters() if weight.requires_grad]
         self.optimizer = optimizer(self.weights)
-        self.progress = []
+        self.progress, self.policy = [], []
 
     def backward(self, loss):
         loss.backward()
 
-    def step(self, progress):
+    def step(self, progress, policy):
         self.progress.append(progress)
+        self.policy.append(policy)
         for weight in self.weights:
             if self.workers > 1 and weight.grad is not None:
                 weight.grad = self.reduce(weight.grad) / self.workers

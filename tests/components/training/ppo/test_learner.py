@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.training.ppo.learner import groups_of, schedule
+from components.training.ppo.learner import groups_of, rate_after_idle, schedule
 from components.training.ppo.settings import PpoOptimConfig
 from tests.components.training.ppo import learner_processes as script
 
@@ -112,3 +112,21 @@ def test_the_schedule_by_hand(name, rates) -> None:
     """A fifth of the run to warm up; never 0 at the start, half way down at half of what is left."""
     optim = PpoOptimConfig(schedule=name, warmup=0.2)
     assert [schedule(optim, at) for at in (0.0, 0.1, 0.2, 0.6)] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("idle", [0, 1, 7, 160])
+def test_a_policy_that_was_idle_learns_as_if_it_began(idle: int) -> None:
+    """Adam with ``idle`` steps of no gradient before, and Adam without: the same way."""
+    gradients = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+
+    def way(idle: int) -> list[torch.Tensor]:
+        weight, seen = torch.nn.Parameter(torch.ones(5)), []
+        optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.0)
+        for step in range(idle + len(gradients)):
+            weight.grad = gradients[step - idle].clone() if step >= idle else torch.zeros(5)
+            optimizer.param_groups[0]["lr"] = 1e-2 * rate_after_idle(step, idle)
+            optimizer.step()
+            seen.append(weight.detach().clone())
+        return seen
+
+    torch.testing.assert_close(torch.stack(way(idle)[idle:]), torch.stack(way(0)))

@@ -130,6 +130,7 @@ def test_while_the_critic_warms_up_the_policy_stays(critic, tiny_model_dir):
     assert moved({"value_head.weight": before["value_head.weight"]}, after) > 1e-4
     run(loop, 1)
     assert any(not torch.equal(weights_of(loop)[name], weight) for name, weight in before.items() if ".policy." in name)
+    assert loop.learner.policy == [0.0, pytest.approx(1.344, abs=1e-3)]  # Adam has counted one step
 
 
 @pytest.mark.parametrize(

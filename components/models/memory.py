@@ -11,6 +11,7 @@ from components.config import UserError
 from components.models import nf4
 from components.models.adapters import AdapterConfig, blocks_under, is_target
 
+_GRADIENT_BYTES = 4  # per trained parameter: a step's passes are summed in float32
 _ADAM_STATE_BYTES = 12  # per trained parameter: float32 copy of the weight and two float32 moments
 _MOST_LIVE = 1_000_000_000  # weights that ZeRO-3 holds gathered: DeepSpeed's default stage3_max_live_parameters
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I8": 8, "U8": 8, "F8_E4M3": 8, "BOOL": 8}
@@ -140,7 +141,7 @@ def training_bytes(
     weights = (shape.parameters - nf4_parameters) * bytes_per_value + int(nf4_parameters * nf4.BITS / 8)
     if weight_shards > 1:
         weights = -(-weights // weight_shards) + min(shape.parameters, _MOST_LIVE) * bytes_per_value
-    optimizer = trained * bytes_per_value // gradient_shards + trained * _ADAM_STATE_BYTES // shards
+    optimizer = trained * _GRADIENT_BYTES // gradient_shards + trained * _ADAM_STATE_BYTES // shards
     # About 34 stored values a layer and hidden unit in a decoder block (Korthikanti et al. 2022, eq. 1,
     # without the attention matrix, which fused attention does not keep), at one byte each: 34 bytes in 16 bit.
     activations = 17 * bytes_per_value * shape.hidden * shape.layers * batch_tokens

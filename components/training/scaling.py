@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from components.models.memory import ModelShape, training_bytes
 
 _GIB = 2**30
-_BYTES = 2  # of a weight or gradient in bfloat16
+_BYTES = 2  # of a weight or gradient in bfloat16, as GPUs exchange them
+_STATE = 2 + 4 + 12  # of a parameter: its weight, its gradient's sum over a step's passes in float32, the optimizer's
 
 
 @dataclass(frozen=True)
@@ -56,22 +57,25 @@ L40S = Hardware("4 x L40S 48 GB, 100 Gbit/s a node", 44.0, 362e12, 0.4, 4, 25e9,
 def memory_bytes(shape: ModelShape, stage: int, gpus: int, batch_tokens: int) -> int:
     """Return one GPU's bytes: weights, gradients, float32 Adam, activations, logits.
 
-    Source: Rajbhandari et al. 2020, "ZeRO", section 3.1 and figure 1, with K = 12: per parameter 2 bytes of weights, 2
-    of gradients, 12 of optimizer; stage 1 divides the last among the GPUs, 2 the gradients, too, 3 everything.
+    Source: Rajbhandari et al. 2020, "ZeRO", section 3.1, with K = 12: per parameter 2 bytes of weights, those of
+    gradients, 12 of optimizer; stage 1 divides the last among the GPUs, 2 the gradients, too, 3 everything. Gradients
+    take 2 bytes there, 4 here.
     """
     weight_shards = gpus if stage == 3 else 1
     rest = training_bytes(shape, trained=0, batch_tokens=batch_tokens, weight_shards=weight_shards)
-    divided = {0: 0, 1: 12, 2: 14, 3: 14}[stage]
-    return rest + shape.parameters * (14 - divided) + -(-shape.parameters * divided // gpus)
+    own = _STATE - 2  # training_bytes has counted the weights
+    divided = {0: 0, 1: 12, 2: own, 3: own}[stage]
+    return rest + shape.parameters * (own - divided) + -(-shape.parameters * divided // gpus)
 
 
 def exchanged_bytes(shape: ModelShape, stage: int, gpus: int) -> float:
     """Return what a GPU sends in a step.
 
     Source: Rajbhandari et al. 2020, section 7: a ring's reduce-scatter and all-gather of the gradients, 2 values a
-    parameter, for stages 0 to 2; with stage 3 the weights are gathered forward and backward, 3 values.
+    parameter, for stages 0 to 2; with stage 3 the weights are gathered forward and backward, 3 values. At stage 1
+    DeepSpeed's optimizer with float32 sums gives every GPU the whole sum, then gathers weights: 3 values, too.
     """
-    return (3 if stage == 3 else 2) * _BYTES * shape.parameters * (gpus - 1) / gpus
+    return (3 if stage in (1, 3) else 2) * _BYTES * shape.parameters * (gpus - 1) / gpus
 
 
 def scaled(shape: ModelShape, hardware: Hardware, gpus: int, tokens_per_gpu: int) -> Scaled:

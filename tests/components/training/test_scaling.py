@@ -14,9 +14,13 @@ SEVENTY = ModelShape(70_553_706_496, 141_107_412_992, 80, 8192, 8, 128, 128_256,
 BARE = ModelShape(7_500_000_000, 15_000_000_000, 0, 0, 0, 0, 0, 0)  # without activations or logits
 
 
-@pytest.mark.parametrize(("stage", "gigabytes"), [(0, 120), (1, 31.4), (2, 16.6), (3, 1.9)])
+@pytest.mark.parametrize(("stage", "gigabytes"), [(0, 135), (1, 46.4), (2, 16.9), (3, 2.1)])
 def test_state_of_the_papers_example(stage: int, gigabytes: float) -> None:
-    """Figure 1 of Rajbhandari et al. 2020: 7.5 billion parameters on 64 GPUs; what stage 3 gathers is not in it."""
+    """Figure 1 of Rajbhandari et al. 2020, 7.5 billion parameters on 64 GPUs: 120, 31.4, 16.6 and 1.9 GB.
+
+    To these come 2 bytes a parameter, as our gradients are float32: 15 GB, from stage 2 on a 64th of that. What stage
+    3 gathers is not in the figure.
+    """
     gathered = 2_000_000_000 if stage == 3 else 0
     assert (memory_bytes(BARE, stage, 64, 0) - gathered) / 1e9 == pytest.approx(gigabytes, abs=0.05)
 
@@ -36,7 +40,7 @@ def test_more_gpus_never_take_more_memory_and_each_stage_less(stage: int) -> Non
 
 def test_exchanged_bytes_by_hand() -> None:
     assert exchanged_bytes(BARE, 2, 64) == 2 * 2 * 7.5e9 * 63 / 64
-    assert exchanged_bytes(BARE, 3, 64) == 1.5 * exchanged_bytes(BARE, 2, 64)
+    assert exchanged_bytes(BARE, 1, 64) == exchanged_bytes(BARE, 3, 64) == 1.5 * exchanged_bytes(BARE, 2, 64)
     assert exchanged_bytes(BARE, 0, 1) == 0
 
 
@@ -51,7 +55,7 @@ def test_a_step_by_hand() -> None:
 
 
 def test_a_node_is_faster_within_than_between() -> None:
-    assert scaled(EIGHT, H100, 8, 8192).exchange_s < scaled(EIGHT, H100, 16, 8192).exchange_s / 7
+    assert scaled(EIGHT, H100, 8, 4096).exchange_s < scaled(EIGHT, H100, 16, 4096).exchange_s / 7
     slower = replace(L40S, between_bytes_s=L40S.between_bytes_s / 2)
     assert scaled(EIGHT, slower, 64, 2048).exchange_s == 2 * scaled(EIGHT, L40S, 64, 2048).exchange_s
 

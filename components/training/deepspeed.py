@@ -27,6 +27,14 @@ class DeepSpeedConfig(Config):
         divided = {"shards": 1, "gradient_shards": 2, "weight_shards": 3}  # the stage from which on each is
         return {name: workers if self.stage >= stage else 1 for name, stage in divided.items()}
 
+    def of_own_loop(self) -> "DeepSpeedConfig":
+        """Return these settings as ``initialize`` needs them: at stage 1, or higher.
+
+        Stage 0 neither tells the gradient's norm nor skips a step that is not finite; stage 1 with one worker shards
+        nothing either.
+        """
+        return self.model_copy(update={"stage": max(1, self.stage)})
+
 
 def join(gpu: bool) -> None:
     """Tell DeepSpeed of the process group that Ray Train has made.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 Reduce = Callable[["torch.Tensor"], "torch.Tensor"]  # sums a tensor over all workers
-_TIE = 1e-6  # answers whose returns deviate less from their mean got the same: float32 rounds by about that
+TIE = 1e-6  # answers whose returns deviate less from their mean got the same: float32 rounds by about that
 
 
 def token_rewards(
@@ -67,22 +67,23 @@ def leave_one_out(returns_PK: "torch.Tensor", mask_PKR: "torch.Tensor") -> "torc
 
     count = returns_PK.shape[1]
     others = (returns_PK.sum(1, keepdim=True) - returns_PK) / (count - 1)
-    told = torch.where(returns_PK.std(1, correction=0, keepdim=True) > _TIE, returns_PK - others, 0.0)
+    told = torch.where(returns_PK.std(1, correction=0, keepdim=True) > TIE, returns_PK - others, 0.0)
     return told[..., None] * mask_PKR
 
 
-def group_relative(returns_PK: "torch.Tensor", mask_PKR: "torch.Tensor") -> "torch.Tensor":
-    """Return each answer's return in standard deviations from its prompt's mean, at each of its tokens.
+def group_relative(scores_PK: "torch.Tensor", held_PK: "torch.Tensor", mask_PKR: "torch.Tensor") -> "torch.Tensor":
+    """Return each answer's score in standard deviations from its prompt's mean, less its KL penalty over the others'.
 
-    A prompt whose answers all got the same says nothing: its advantages are 0. Source: GRPO, Shao et al. 2024
-    (arXiv 2402.03300) section 4.1.
+    A prompt whose answers all got the same says nothing: its scores' part is 0. Penalties (``held_PK``, sums over an
+    answer) are not scaled: where scores tie, their own noise would be divided by itself, and no coefficient would
+    matter. Source: GRPO, Shao et al. 2024 (arXiv 2402.03300) section 4.1, which has the KL in the loss.
     """
     import torch
 
-    centred = returns_PK - returns_PK.mean(1, keepdim=True)
-    deviation = returns_PK.std(1, correction=0, keepdim=True)
-    scaled = torch.where(deviation > _TIE, centred / deviation.clamp(min=_TIE), 0.0)
-    return scaled[..., None] * mask_PKR
+    centred = scores_PK - scores_PK.mean(1, keepdim=True)
+    deviation = scores_PK.std(1, correction=0, keepdim=True)
+    scaled = torch.where(deviation > TIE, centred / deviation.clamp(min=TIE), 0.0)
+    return scaled[..., None] * mask_PKR - leave_one_out(held_PK, mask_PKR)
 
 
 def whiten(values: "torch.Tensor", mask: "torch.Tensor", reduce: Reduce, *, shift: bool = True) -> "torch.Tensor":
@@ -96,3 +97,16 @@ def whiten(values: "torch.Tensor", mask: "torch.Tensor", reduce: Reduce, *, shif
     (squares,) = reduce(centred.square().sum()[None])
     scaled = centred / (squares / count.clamp(min=1)).sqrt().clamp(min=1e-8)
     return torch.where(mask, scaled if shift else scaled + mean, 0.0).to(values.dtype)
+
+
+def scale(values: "torch.Tensor", mask: "torch.Tensor", reduce: Reduce) -> "torch.Tensor":
+    """Return the values divided by their root mean square over all workers' masked entries.
+
+    For advantages that a baseline has centred prompt by prompt: their mean over tokens is not 0 where the better
+    answers are the shorter ones, and shifted by it, prompts whose answers tie would be pushed.
+    """
+    import torch
+
+    kept = torch.where(mask, values, 0.0).double()
+    count, squares = reduce(torch.stack([mask.sum().double(), kept.square().sum()]))
+    return (kept / (squares / count.clamp(min=1)).sqrt().clamp(min=1e-8)).to(values.dtype)

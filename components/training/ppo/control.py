@@ -1,11 +1,15 @@
 """What steers and what stops a PPO run: the KL coefficient, and guards against a run that looks fine and is not."""
 
 import itertools
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from components.training.ppo.settings import GuardConfig, KlConfig
+
+_PAID = ("objective/scores", "objective/reward")  # what reward models said, and what was paid
 
 
 @dataclass
@@ -44,7 +48,7 @@ class Guards:
 
     config: GuardConfig  # with its bounds: see GuardConfig.in_formats
     skipped: int = 0
-    looks: list[tuple[float, float]] = field(default_factory=list)  # (training reward, held-out reward)
+    looks: list[tuple[float, list[float]]] = field(default_factory=list)  # (training reward, each held-out prompt's)
     alarms: int = 0
 
     def before_update(self, figures: Mapping[str, float], *, first: bool) -> str | None:
@@ -83,7 +87,9 @@ class Guards:
         """Return why there must be no further iteration, if anything."""
         self.skipped = self.skipped + 1 if figures["update/skipped"] else 0
         if self.skipped > self.config.max_skipped:
-            return f"the gradient was not finite in {self.skipped} iterations in a row"
+            told = [f"{name} is {figures[name]}" for name in _PAID if not math.isfinite(figures[name])]
+            whose = f": {' and '.join(told)}, the rewards are no numbers" if told else ""
+            return f"the gradient was not finite in {self.skipped} iterations in a row{whose}"
         return None
 
     def doubt(self, figures: Mapping[str, float]) -> str | None:
@@ -109,14 +115,18 @@ class Guards:
             return f"only {figures['rollout/distinct_2']:.1%} of word pairs differ: the policy repeats itself"
         return None
 
-    def is_hacking(self, training: float, held_out: float) -> bool:
-        """Note a look at held-out prompts; True if training reward rose and held-out reward fell ``patience`` times."""
-        self.looks.append((training, held_out))
-        recent = self.looks[-self.config.looks_needed :]
-        if len(recent) < self.config.looks_needed:
+    def is_hacking(self, training: float, held_out: Sequence[float]) -> bool:
+        """Note a look at held-out prompts; True if training reward rose and held-out reward fell ``patience`` times.
+
+        It fell if the mean of the prompts' differences is below 0 by more than its standard error: from some prompts'
+        chance alone it is below 0 every other time.
+        """
+        self.looks = [*self.looks, (training, list(held_out))][-self.config.looks_needed :]
+        if len(self.looks) < self.config.looks_needed:
             return False
-        steps = list(itertools.pairwise(recent))
-        return all(after[0] > before[0] and after[1] < before[1] for before, after in steps)
+        return all(
+            after[0] > before[0] and _fell(before[1], after[1]) for before, after in itertools.pairwise(self.looks)
+        )
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
@@ -126,3 +136,9 @@ class Guards:
         """Go on from ``state``."""
         self.skipped, self.alarms = state["skipped"], state["alarms"]
         self.looks = [(training, held_out) for training, held_out in state["looks"]]
+
+
+def _fell(before: Sequence[float], after: Sequence[float]) -> bool:
+    differences = [new - old for old, new in zip(before, after, strict=True)]
+    error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    return statistics.fmean(differences) < -error

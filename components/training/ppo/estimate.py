@@ -42,7 +42,7 @@ def planned_memory(config: Any, folder: Path, digest: str | None = None) -> PpoM
     held = trained + shape.parameters  # the last is the trunk, or the reference
     held += sum(_own_parameters(Path(reward), digest, on_trunk=on_trunk) for reward in config.rewards)
     held += sum(_own_parameters(Path(reward), "", on_trunk=False) for reward in config.guards.rewards)
-    shards = config.deepspeed.shards(config.scale.workers)
+    shards = config.deepspeed.of_own_loop().shards(config.scale.workers)
     least = held * value + memory.training_bytes(
         shape, trained=trained, batch_tokens=0, bytes_per_value=value, **shards
     )

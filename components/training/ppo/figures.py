@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from components.training.ppo.advantages import Reduce
+from components.training.ppo.advantages import TIE, Reduce
 from components.training.ppo.experience import Experience, distinct_share, pair_places
 
 
@@ -52,6 +52,9 @@ def objective(
         "rollout/tokens": mask.sum(),
         "rollout/finished": torch.tensor(finished),
     }
+    paid_PK = scores.total if scores.steps is None else scores.total + scores.steps.sum(-1)
+    if (samples := paid_PK.shape[1]) > 1:  # the share of prompts from which a baseline of their own leaves nothing
+        of_answers["objective/frac_reward_zero_std"] = (paid_PK.std(1, correction=0) <= TIE).sum() * samples
     if scores.judged is not None:
         of_answers["objective/judge"] = scores.judged.sum()
     gap = (drawn.old - drawn.engine).abs() * mask
@@ -89,9 +92,9 @@ def speeds(phases: Mapping[str, float], seconds: float, drawn: Experience, reduc
     return figures | {"time/iteration": seconds, "samples_per_s": samples / max(seconds, 1e-9)}
 
 
-def held_out_reward(scores: Scores) -> float:
-    """Return the mean of what held-out answers got: the judge's where there is one, as the reward cannot move it."""
-    return float((scores.judged if scores.judged is not None else scores.raw).mean())
+def held_out_rewards(scores: Scores) -> list[float]:
+    """Return what each held-out prompt's answer got, from the judge where there is one: rewards cannot move it."""
+    return (scores.judged if scores.judged is not None else scores.raw).mean(1).tolist()
 
 
 def show_answers(

@@ -36,12 +36,10 @@ class DeepSpeedLearner:
         self.module, self.optim = module, optim
         groups = groups_of(module, optim, ratio)
         self.rates: list[tuple[bool, float]] = [(group.pop("critic"), group["lr"]) for group in groups]
-        # Stage 0 neither tells the gradient's norm nor skips a step that is not finite; stage 1 with one worker
-        # shards nothing either.
         self.engine = deepspeed.initialize(
             module,
             torch.optim.AdamW(groups, betas=_BETAS, weight_decay=optim.weight_decay),
-            sharding.model_copy(update={"stage": max(1, sharding.stage)}),
+            sharding.of_own_loop(),
             bf16=bf16,
             max_grad_norm=optim.max_grad_norm,
             passes=passes,
@@ -62,6 +60,11 @@ class DeepSpeedLearner:
             group["lr"] = rate * schedule(self.optim, progress) * (1.0 if is_critic else policy)
         self.engine.step()
         return float(self.engine.get_global_grad_norm())
+
+    @property
+    def rate(self) -> float:
+        """The policy's learning rate in the last step."""
+        return float(self.engine.optimizer.param_groups[0]["lr"])
 
     def save(self, folder: Path) -> None:
         """Write what is trained, and the optimizer's state; every worker takes part."""

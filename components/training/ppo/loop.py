@@ -167,16 +167,20 @@ class PpoLoop:
         penalties = torch.zeros_like(kl)
         if self.kl.config.place == "reward":
             penalties = self.kl.coefficient * kl_terms(drawn.old, drawn.reference, self.kl.config.estimator)
+        penalties = penalties * mask
         rewards = adv.token_rewards(total, penalties, mask, scores.steps)
         how = settings.advantage
         if how.name == "gae":
             drawn.advantages, drawn.returns = adv.gae(rewards, drawn.values, mask, how.gamma, how.lam)
+        elif how.name == "rloo":
+            drawn.advantages = adv.leave_one_out(rewards.sum(-1), mask)
         else:
-            estimate = adv.leave_one_out if how.name == "rloo" else adv.group_relative
-            drawn.advantages = estimate(rewards.sum(-1), mask)
+            scored = adv.token_rewards(total, torch.zeros_like(kl), mask, scores.steps)
+            drawn.advantages = adv.group_relative(scored.sum(-1), penalties.sum(-1), mask)
         if how.whiten:
-            drawn.advantages = adv.whiten(drawn.advantages, mask, self.reduce)
-        figures = objective(drawn, scores, kl, rewards, penalties * mask, self.reduce)
+            even_out = adv.whiten if how.name == "gae" else adv.scale
+            drawn.advantages = even_out(drawn.advantages, mask, self.reduce)
+        figures = objective(drawn, scores, kl, rewards, penalties, self.reduce)
         figures["objective/kl_coefficient"] = self.kl.coefficient
         if self.kl.config.target is not None:
             figures["objective/kl_target"] = self.kl.config.target

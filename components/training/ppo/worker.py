@@ -138,7 +138,7 @@ class _Worker:
         iterations = self.config.update.iterations
         self._push(self.loop.iteration)
         figures: dict[str, float] = {}
-        untrained = math.nan
+        untrained: list[float] | None = None
         if self.held_out and self.loop.iteration == 0:  # what the answers were before any training
             untrained = self._look_at_held_out()
             self._log(self.loop.figures, 0)
@@ -146,7 +146,8 @@ class _Worker:
             figures = self.loop.run_iteration(self._own_rows(self.loop.iteration))
             self.together.meet()
             step = self.loop.iteration
-            if step == 1 and math.isfinite(untrained):  # the same policy gave this iteration's answers
+            figures["update/learning_rate"] = self.learner.rate
+            if step == 1 and untrained is not None:  # the same policy gave this iteration's answers
                 self.loop.guards.is_hacking(figures["objective/reward"], untrained)
             if self.held_out and (step % self.config.guards.eval_every == 0 or step == iterations):
                 self._compare(figures["objective/reward"], self._look_at_held_out())
@@ -157,9 +158,12 @@ class _Worker:
         return {"steps": self.loop.iteration, **_finite(figures)}
 
     def _note(self, iteration: int, rows: Any, drawn: Any, scores: Any) -> None:
+        from components.training.ppo.figures import show_answers
         from components.training.ppo.notes import answer_figures
 
         self.scores.add(iteration, answer_figures(rows, drawn, scores))
+        if self.rank == 0 and not self.held_out:  # else those are what people read
+            self.samples.add(iteration, show_answers(rows, drawn, scores, self.decode))
 
     def _own_rows(self, iteration: int) -> list[dict[str, Any]]:
         """Return this worker's part of an iteration's prompts."""
@@ -178,21 +182,25 @@ class _Worker:
             Path(self.payload["evidence"]).write_text(json.dumps(known | {"state": self.loop.state()}, indent=2))
             self._log(self.loop.figures, self.loop.running)
 
-    def _look_at_held_out(self) -> float:
-        """Answer held-out prompts greedily, keep the answers, and return their reward; it joins the figures, too."""
-        from components.training.ppo.figures import held_out_reward, show_answers
+    def _look_at_held_out(self) -> list[float]:
+        """Answer held-out prompts greedily, keep the answers, return each one's reward; the mean joins the figures."""
+        import torch
+
+        from components.training.ppo.figures import held_out_rewards, show_answers
 
         drawn = self.loop.draw(self.held_out, greedy=True)
         scores = self.loop.score(self.held_out, drawn)
         # Each worker's engine drew its own answers: all go by the mean, or one would stop while others wait.
-        held_out = self._mean(self._unpaid(drawn) if self.unpaid else held_out_reward(scores))
+        own = self._unpaid(drawn) if self.unpaid else held_out_rewards(scores)
+        held_out = (self.together.sum(torch.tensor(own, dtype=torch.float64)) / self.workers).tolist()
         figures = self.loop.figures
-        figures |= {"eval/reward": self._mean(float(scores.raw.mean())), "eval/held_out_reward": held_out}
+        figures["eval/reward"] = self._mean(float(scores.raw.mean()))
+        figures["eval/held_out_reward"] = sum(held_out) / len(held_out)
         if self.rank == 0:
             self.samples.add(self.loop.iteration, show_answers(self.held_out, drawn, scores, self.decode))
         return held_out
 
-    def _compare(self, training: float, held_out: float) -> None:
+    def _compare(self, training: float, held_out: list[float]) -> None:
         """Stop the run, or hold the policy tighter, where the reward is being gamed."""
         guards = self.config.guards
         if not self.loop.guards.is_hacking(training, held_out):
@@ -208,7 +216,7 @@ class _Worker:
         self.loop.kl.cool()
         self.loop.figures["guards/cooled"] = 1.0
 
-    def _unpaid(self, drawn: Any) -> float:
+    def _unpaid(self, drawn: Any) -> list[float]:
         """Return what the reward models that nothing is paid by think of the answers, combined as those that pay."""
         from components.models.rewards import combine
         from components.models.step_rewards import answer_rewards
@@ -216,7 +224,7 @@ class _Worker:
         prompts, answers = drawn.ids(range(len(drawn.prompts)))
         found = [answer_rewards(model, prompts, answers, self.decode) for model in self.unpaid]
         heads = [[x for model in found for x in model[p][0]] for p in range(len(prompts))]
-        return sum(combine(values, self.combine) for values in heads) / len(heads)
+        return [combine(values, self.combine) for values in heads]
 
     def _log(self, figures: dict[str, float], step: int) -> None:
         if self.rank == 0:

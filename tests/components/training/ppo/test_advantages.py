@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from components.training.ppo.advantages import gae, group_relative, leave_one_out, token_rewards, whiten
+from components.training.ppo.advantages import gae, group_relative, leave_one_out, scale, token_rewards, whiten
 
 
 def alone(values):
@@ -140,7 +140,11 @@ def test_leave_one_out_by_hand():
     assert found[0].tolist() == [[-3.0, -3.0], [-1.5, 0.0], [4.5, 4.5]]
 
 
-@pytest.mark.parametrize("estimate", [leave_one_out, group_relative])
+def relative(returns, mask):
+    return group_relative(returns, torch.zeros_like(returns), mask)
+
+
+@pytest.mark.parametrize("estimate", [leave_one_out, relative])
 def test_advantages_of_a_prompt_sum_to_0_and_know_no_other_prompt(estimate):
     returns = torch.randn(5, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     mask = torch.ones(5, 4, 1, dtype=torch.bool)
@@ -155,7 +159,7 @@ def test_advantages_of_a_prompt_sum_to_0_and_know_no_other_prompt(estimate):
 def test_a_group_is_measured_in_its_deviations():
     """1, 2, 3 and 6: mean 3, deviation sqrt(3.5)."""
     mask = torch.tensor([[[True, False]] * 4])
-    found = group_relative(torch.tensor([[1.0, 2.0, 3.0, 6.0]]), mask)
+    found = relative(torch.tensor([[1.0, 2.0, 3.0, 6.0]]), mask)
     assert found[0, :, 0].tolist() == pytest.approx([x / math.sqrt(3.5) for x in (-2, -1, 0, 3)])
     assert not found[0, :, 1].any()
 
@@ -163,13 +167,32 @@ def test_a_group_is_measured_in_its_deviations():
 def test_a_prompt_whose_answers_all_got_the_same_says_nothing():
     mask = torch.ones(2, 3, 2, dtype=torch.bool)
     returns = torch.tensor([[0.1, 0.1, 0.1], [0.0, 0.0, 1.0]])
-    found = group_relative(returns, mask)
+    found = relative(returns, mask)
     assert not found[0].any() and found[1].any() and found.isfinite().all()
     assert not leave_one_out(returns, mask)[0].any() and leave_one_out(returns, mask)[1].any()
 
 
+def test_where_scores_tie_only_the_penalties_count_by_their_own_size():
+    """Four answers got 0, four 0 and 1: the first are held back by 0.1 nats' worth, not by deviations of that."""
+    scores = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 1.0]])
+    held = torch.tensor([[0.0, 0.0, 0.0, 0.03]] * 2)
+    found = group_relative(scores, held, torch.ones(2, 4, 1, dtype=torch.bool))[..., 0]
+    assert found[0].tolist() == pytest.approx([0.01, 0.01, 0.01, -0.03])
+    assert found[1].tolist() == pytest.approx([-0.99, 1.01, -0.99, 0.97])
+
+
 @pytest.mark.parametrize("score", [0.15, 0.65, 0.7, 0.8])
-def test_ties_are_not_whitened_into_something(score):
+def test_ties_are_not_scaled_into_something(score):
     """In float32 eight equal scores are not quite the mean of the other seven."""
     returns, mask = torch.tensor([[score] * 8, [1.0] * 8]), torch.ones(2, 8, 1, dtype=torch.bool)
-    assert not whiten(leave_one_out(returns, mask), mask, alone).any()
+    assert not scale(leave_one_out(returns, mask), mask, alone).any()
+
+
+def test_a_prompt_without_a_best_answer_stays_at_0_beside_one_whose_best_are_short():
+    """Long wrong answers weigh more than short right ones in a mean over tokens: shifting by it would praise a tie."""
+    mask = torch.arange(40) < torch.tensor([[25, 25, 25, 25], [10, 10, 40, 40]])[..., None]
+    returns = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+    found = scale(leave_one_out(returns, mask), mask, alone)
+    assert not found[0].any()
+    assert found[mask].square().mean().item() == pytest.approx(1.0, rel=1e-5)
+    assert (found[1, 0, 0] / found[1, 2, 0]).item() == pytest.approx(-1.0)

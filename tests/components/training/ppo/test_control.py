@@ -1,5 +1,6 @@
 """What steers and what stops a run: each guard on both sides of its bound."""
 
+import itertools
 import math
 
 import pytest
@@ -9,6 +10,8 @@ from components.training.ppo.settings import GuardConfig, KlConfig
 
 FINE = {
     "objective/kl": 0.0,
+    "objective/scores": 0.5,
+    "objective/reward": 0.5,
     "objective/reference_gap": 0.0,
     "objective/entropy": 1.0,
     "objective/disagreement": 0.2,
@@ -121,7 +124,7 @@ def test_bounds_are_as_narrow_as_the_number_format_allows(trainer, engine, gpu, 
 
 def test_gradients_that_are_not_finite_stop_the_run_only_in_a_row():
     guards = guards_of(max_skipped=2)
-    bad, fine = {"update/skipped": 1.0}, {"update/skipped": 0.0}
+    bad, fine = {**FINE, "update/skipped": 1.0}, {**FINE, "update/skipped": 0.0}
     assert [guards.after_update(figures) for figures in (bad, bad, fine, bad, bad)] == [None] * 5
     assert "not finite" in (guards.after_update(bad) or "")
 
@@ -166,12 +169,22 @@ def test_heads_that_disagree_stop_the_run_or_cool_it():
 )
 def test_reward_that_rises_while_held_out_reward_falls_is_hacking(looks, alarms):
     guards = Guards(GuardConfig(patience=2))
-    assert [guards.is_hacking(*look) for look in looks] == alarms
+    assert [guards.is_hacking(training, [held_out]) for training, held_out in looks] == alarms
 
 
 def test_patience_of_one_needs_two_looks():
     guards = Guards(GuardConfig(patience=1))
-    assert [guards.is_hacking(*look) for look in [(1, 5), (2, 4)]] == [False, True]
+    assert [guards.is_hacking(*look) for look in [(1, [5]), (2, [4])]] == [False, True]
+
+
+def test_a_fall_within_chance_is_none():
+    """Four prompts: down by 1 in the mean with a standard error of 0.8, then by 0.5 with one of 1.0."""
+    looks = [(1, [4.0, 4.0, 4.0, 4.0]), (2, [1.0, 4.0, 4.0, 3.0]), (3, [3.0, 2.0, 3.0, 2.0])]
+    assert Guards(GuardConfig(patience=1)).is_hacking(*looks[0]) is False
+    for (before, after), hacks in zip(itertools.pairwise(looks), (True, False), strict=True):
+        guards = Guards(GuardConfig(patience=1))
+        guards.is_hacking(*before)
+        assert guards.is_hacking(*after) is hacks
 
 
 def test_guards_go_on_from_their_state():
@@ -179,12 +192,12 @@ def test_guards_go_on_from_their_state():
     import json
 
     guards = guards_of(max_skipped=1, patience=2)
-    assert guards.after_update({"update/skipped": 1.0}) is None
+    assert guards.after_update({**FINE, "update/skipped": 1.0}) is None
     guards.collapse({**FINE, "objective/entropy": 0.0})
-    for look in [(1, 5), (2, 4)]:
+    for look in [(1, [5.0]), (2, [4.0])]:
         guards.is_hacking(*look)
     again = Guards(guards.config)
     again.restore(json.loads(json.dumps(guards.state())))
     assert again == guards
-    assert again.after_update({"update/skipped": 1.0})
-    assert again.is_hacking(3, 3) and guards.looks == [(1, 5), (2, 4)]
+    assert again.after_update({**FINE, "update/skipped": 1.0})
+    assert again.is_hacking(3, [3.0]) and guards.looks == [(1, [5.0]), (2, [4.0])]

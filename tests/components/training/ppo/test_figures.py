@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from components.training.ppo.experience import Answer, Experience
-from components.training.ppo.figures import Scores, explained_variance, held_out_reward, objective, show_answers
+from components.training.ppo.figures import Scores, explained_variance, held_out_rewards, objective, show_answers
 
 
 def drawn_of(lengths, finished):
@@ -34,6 +34,9 @@ def test_figures_are_means_over_answers_or_tokens():
     assert found["objective/entropy"] == pytest.approx(0.2 * (0 + 3 + 4 + 5) / 4)
     assert found["rollout/engine_gap"] == pytest.approx(((0.1 * (0 + 3 + 4 + 5)) + 4) / 4)  # |old - -1|
     assert found["rollout/distinct_2"] == pytest.approx(0.5, abs=1e-4)  # 5 5 twice
+    assert found["objective/frac_reward_zero_std"] == 0.0
+    tied = objective(drawn, scores_of(3.0, 3.0), kl, rewards, 0.5 * kl, lambda sums: sums)
+    assert tied["objective/frac_reward_zero_std"] == 1.0
 
 
 def test_figures_of_two_workers_are_one():
@@ -78,10 +81,10 @@ def test_a_perfect_critic_explains_all_and_one_that_says_0_nothing():
     assert explained_variance(drawn, lambda sums: sums) == 0.0
 
 
-def test_held_out_reward_is_the_judges_where_there_is_one():
+def test_held_out_rewards_are_the_judges_where_there_is_one():
     raw, judged = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [1.0]])
-    assert held_out_reward(Scores(raw, raw, None, raw)) == 2.0
-    assert held_out_reward(Scores(raw, raw, judged, raw)) == 0.5
+    assert held_out_rewards(Scores(raw, raw, None, raw)) == [1.0, 3.0]
+    assert held_out_rewards(Scores(raw, raw, judged, raw)) == [0.0, 1.0]
 
 
 def test_answers_are_shown_with_what_they_got():

@@ -46,7 +46,7 @@ def test_a_reward_that_is_gamed_leaves_the_look_that_showed_it(tmp_path, monkeyp
     worker.config = SimpleNamespace(guards=guards, update=SimpleNamespace(iterations=9))
     run = SimpleNamespace(log_metrics=lambda values, step: logged.append((step, values)))
     worker.payload = {"run": run, "evidence": str(tmp_path / "evidence.json")}
-    worker.unpaid = []
+    worker.unpaid, worker.together = [], SimpleNamespace(sum=lambda values: values)
     worker.samples = SimpleNamespace(add=lambda *_: None)
     raw = torch.tensor([[0.25]])
     worker.loop = SimpleNamespace(
@@ -56,8 +56,8 @@ def test_a_reward_that_is_gamed_leaves_the_look_that_showed_it(tmp_path, monkeyp
         draw=lambda rows, greedy: None,
         score=lambda rows, drawn: Scores(raw, raw, None, torch.zeros_like(raw)),
         reduce=lambda values: values,
-        guards=SimpleNamespace(is_hacking=lambda training, held_out: (training, held_out) == (2.0, 0.25)),
-        state=lambda: {"guards": {"looks": [[1.0, 0.5], [2.0, 0.25]]}},
+        guards=SimpleNamespace(is_hacking=lambda training, held_out: (training, held_out) == (2.0, [0.25])),
+        state=lambda: {"guards": {"looks": [[1.0, [0.5]], [2.0, [0.25]]]}},
     )
     with pytest.raises(Breach, match=r"fell 2 times in a row.*\(iteration 4\)") as caught:
         worker._compare(2.0, worker._look_at_held_out())
@@ -77,6 +77,7 @@ def gamed(guards, iterations):
     )
     loop = SimpleNamespace(iteration=0, figures={}, guards=Guards(guards), kl=KlControl(KlConfig(coefficient=0.1)))
     worker.loop, worker.together = loop, SimpleNamespace(meet=lambda: None)
+    worker.learner = SimpleNamespace(rate=1e-4)
 
     def run_iteration(rows):
         loop.iteration += 1
@@ -86,7 +87,7 @@ def gamed(guards, iterations):
     loop.run_iteration = run_iteration
     worker.cooled, worker.written = [], []
     worker._own_rows = worker._push = lambda *_: None
-    worker._look_at_held_out = lambda: -float(loop.iteration)
+    worker._look_at_held_out = lambda: [-float(loop.iteration)]
     worker._log = lambda figures, step: worker.cooled.extend([step] if "guards/cooled" in figures else [])
     worker._write_policy = lambda: worker.written.append(loop.iteration)
     return worker
@@ -126,13 +127,13 @@ def test_a_finished_policy_is_kept_though_its_last_look_shows_that_the_reward_wa
 def test_the_look_before_training_is_not_made_again_where_a_run_goes_on():
     worker = gamed(GuardConfig(eval_every=2), 4)
     worker.loop.iteration = 2  # from a checkpoint, with its looks
-    worker.loop.guards.looks = [(1.0, 0.0), (2.0, -2.0)]
+    worker.loop.guards.looks = [(1.0, [0.0]), (2.0, [-2.0])]
     worker.run()
-    assert worker.loop.guards.looks == [(1.0, 0.0), (2.0, -2.0), (4.0, -4.0)] and worker.cooled == [4]
+    assert worker.loop.guards.looks == [(1.0, [0.0]), (2.0, [-2.0]), (4.0, [-4.0])] and worker.cooled == [4]
 
 
 def test_reward_models_that_nothing_is_paid_by_say_what_held_out_answers_are_worth():
-    """Two models with two heads and one, two answers: the lowest head of each answer, and the mean of both."""
+    """Two models with two heads and one, two answers: the lowest head of each answer."""
 
     def rewards(*values):
         return SimpleNamespace(
@@ -143,4 +144,4 @@ def test_reward_models_that_nothing_is_paid_by_say_what_held_out_answers_are_wor
     worker.combine = CombineConfig(name="min")
     worker.unpaid = [rewards([1.0, 2.0], [5.0, -3.0]), rewards([0.5], [4.0])]
     drawn = SimpleNamespace(prompts=[[1], [2]], ids=lambda numbers: ([[1], [2]], [[[3]], [[4]]]))
-    assert worker._unpaid(drawn) == pytest.approx((0.5 - 3.0) / 2)
+    assert worker._unpaid(drawn) == pytest.approx([0.5, -3.0])

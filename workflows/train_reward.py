@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import model_validator
+
 from components.config import Field, ModelRef, TableRef, UserError
 from components.data.votes import VotesConfig
 from components.models.rewards import CombineConfig
@@ -25,6 +27,14 @@ class TrainReward(TrainingConfig):
     combine: CombineConfig = Field(CombineConfig(), description="how several heads make one reward")
     eval_rows: int = Field(60, ge=2, description="rows of split 'test' that the health card is made from")
     health: HealthConfig = Field(HealthConfig(), description="what the model must show to be good enough for PPO")
+
+    @model_validator(mode="after")
+    def _margins_are_of_pairs(self) -> "TrainReward":
+        if self.steps and self.loss.margin:
+            raise UserError(
+                "loss.margin is a gap between the two answers of a pair; with steps there are none: drop it"
+            )
+        return self
 
 
 def main(config: TrainReward, run: "Run") -> "Result":

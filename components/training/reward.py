@@ -27,11 +27,15 @@ Row = Mapping[str, Any]
 class RewardLossConfig(Config):
     """How a reward model learns from pairs."""
 
-    heads: int = Field(1, ge=1, description="scalar heads on one trunk, each trained on its own resampled pairs")
-    margin: float = Field(
-        0.0, ge=0, description="demand a gap of margin x (score of chosen - score of rejected); 0 demands none"
+    heads: int = Field(
+        1, ge=1, description="scalar heads on one trunk, each trained on its own resampled pairs, or worked solutions"
     )
-    centering: float = Field(0.01, ge=0, description="weight of (sum of a pair's rewards)^2, which keeps them near 0")
+    margin: float = Field(
+        0.0, ge=0, description="pairs: demand a gap of margin x (score of chosen - score of rejected); 0 demands none"
+    )
+    centering: float = Field(
+        0.01, ge=0, description="pairs: weight of (sum of their rewards)^2, which keeps them near 0"
+    )
 
 
 class RewardOptimConfig(OptimConfig):
@@ -59,7 +63,7 @@ def pair_rows(template: ChatTemplate, config: RewardLossConfig, seed: int) -> Ca
     return convert
 
 
-def step_rows(template: ChatTemplate) -> Callable[[Row], tuple[dict, int]]:
+def step_rows(template: ChatTemplate, heads: int = 1, seed: int = 0) -> Callable[[Row], tuple[dict, int]]:
     """Return the function that makes a row of steps what the trainer reads; unlabelled steps carry no loss.
 
     A step of several lines is read at the end of its last one, a blank one nowhere. ``unread`` is how many labelled
@@ -81,6 +85,7 @@ def step_rows(template: ChatTemplate) -> Callable[[Row], tuple[dict, int]]:
             "answer_ids": answer,
             "ends": [end for end, _ in kept],
             "step_labels": [float(label) for _, label in kept],
+            "weights": resampled(f"{row['prompt']} {text}", heads, seed),
             "unread": sum(step["label"] is not None for step in row["steps"]) - len(kept),
         }
         return ids, len(example.input_ids)
@@ -97,16 +102,16 @@ def _line_labels(steps: Sequence[Row]) -> list[float | None]:
     return labels
 
 
-def resampled(pair_id: str, heads: int, seed: int) -> list[float]:
-    """Return how often each head sees a pair: Poisson(1), which resamples a stream as the bootstrap does a set.
+def resampled(row_id: str, heads: int, seed: int) -> list[float]:
+    """Return how often each head sees a row: Poisson(1), which resamples a stream as the bootstrap does a set.
 
-    A single head sees every pair once. Source: Oza and Russell 2001, "Online Bagging and Boosting".
+    A single head sees every row once. Source: Oza and Russell 2001, "Online Bagging and Boosting".
     """
     if heads == 1:
         return [1.0]
     draws = []
     for head in range(heads):
-        generator = random.Random(hashlib.sha256(f"{seed} {head} {pair_id}".encode()).digest())
+        generator = random.Random(hashlib.sha256(f"{seed} {head} {row_id}".encode()).digest())
         chance, count, product = math.exp(-1.0), 0, generator.random()
         while product > chance:
             product *= generator.random()
@@ -131,15 +136,15 @@ def pair_loss(
     return (weights_PK * (fit + centering * (chosen_PK + rejected_PK) ** 2)).mean()
 
 
-def step_loss(rewards_SK: "torch.Tensor", labels_S: "torch.Tensor") -> "torch.Tensor":
-    """Return the sum over steps, mean over heads, of the cross entropy of sigmoid(reward) with the step's label.
+def step_loss(rewards_SK: "torch.Tensor", labels_S: "torch.Tensor", weights_SK: "torch.Tensor") -> "torch.Tensor":
+    """Return the sum over steps, mean over heads, of w x the cross entropy of sigmoid(reward) with the step's label.
 
     Source: Uesato et al. 2022 (arXiv 2211.14275) section 2.4; Lightman et al. 2023 (arXiv 2305.20050).
     """
     from torch.nn.functional import binary_cross_entropy_with_logits
 
     labels_SK = labels_S[:, None].expand_as(rewards_SK)
-    return binary_cross_entropy_with_logits(rewards_SK, labels_SK, reduction="none").mean(1).sum()
+    return (weights_SK * binary_cross_entropy_with_logits(rewards_SK, labels_SK, reduction="none")).mean(1).sum()
 
 
 def reward_loop(payload: dict[str, Any]) -> dict[str, Any]:
@@ -215,7 +220,8 @@ def collate_rewarded(rows: Sequence[Row], kind: Kind) -> dict[str, "torch.Tensor
         for number, row in enumerate(rows):
             at[number, [len(row["prompt_ids"]) + end for end in row["ends"]]] = True
         flat = torch.tensor([label for row in rows for label in row["step_labels"]])
-        extra = {"at": at, "step_labels": flat, "labels": torch.where(at, 1, -100)}
+        weights = torch.tensor([row["weights"] for row in rows for _ in row["step_labels"]])
+        extra = {"at": at, "step_labels": flat, "weights": weights, "labels": torch.where(at, 1, -100)}
     names = {"input_ids_BT": "input_ids", "attention_BT": "attention_mask", "completion_BT": "completion_mask"}
     return {names[name]: value for name, value in batch.items()} | extra
 
@@ -239,7 +245,7 @@ def _trainer_class(kind: Kind, config: RewardLossConfig) -> "type[RewardTrainer]
                 for name, values in _pair_figures(rewards.detach()).items():
                     self._note(name, values)
                 return loss
-            loss = step_loss(rewards, inputs["step_labels"])
+            loss = step_loss(rewards, inputs["step_labels"], inputs["weights"])
             right_S = (rewards.detach().mean(1) > 0) == (inputs["step_labels"] > 0.5)
             self._note("rewards/step_accuracy", right_S.float())
             count = num_items_in_batch if num_items_in_batch is not None else len(rewards)

@@ -58,27 +58,27 @@ def read(preferences: str | None, steps: str | None, template: ChatTemplate, run
         table = store.pin(steps)
         store.check_columns(table, ("prompt", "steps"))
         labelled = [row for row in store.read(table, where="split = 'train'") if has_label(row)]
-        training, unread = _solutions(labelled, template, how.max_tokens, f"split 'train' of {table}")
+        training, unread = _solutions(labelled, template, how, f"split 'train' of {table}")
         figures |= unread
         test = [row for row in store.read(table, where="split = 'test'") if has_label(row)]
         if not test:
             raise UserError(f"{table} has no rows in split 'test': the reward's mean and deviation are taken there")
         drawn = random.Random(how.seed).sample(test, min(4 * how.held_out, len(test)))
-        step_sample, _ = _solutions(drawn, template, how.max_tokens, f"split 'test' of {table}")
+        step_sample, _ = _solutions(drawn, template, how, f"split 'test' of {table}")
     run.log_dataset("steps" if steps else "preferences", table, "train")
     figures |= {"rows/train": len(training.rows), "rows/dropped": training.dropped}
     return RewardData(kind, table, training, pairs.held_out, step_sample, figures)
 
 
 def _solutions(
-    rows: list[dict[str, Any]], template: ChatTemplate, max_tokens: int, what: str
+    rows: list[dict[str, Any]], template: ChatTemplate, how: HowToRead, what: str
 ) -> tuple[Tokenized, dict[str, float]]:
     """Return solutions with a labelled step that can be read, and how many such steps and solutions cannot be.
 
     Raises:
         UserError: none can be read, or as ``tokenize``.
     """
-    found = tokenize(rows, step_rows(template), max_tokens=max_tokens, what=what)
+    found = tokenize(rows, step_rows(template, how.loss.heads, how.seed), max_tokens=how.max_tokens, what=what)
     unread = sum(row.pop("unread") for row in found.rows)
     kept = [number for number, row in enumerate(found.rows) if row["ends"]]
     if not kept:

@@ -51,7 +51,16 @@ def test_the_pair_loss_by_hand():
 
 def test_rewards_of_zero_cost_ln_2():
     assert float(pair_loss(torch.zeros(6, 4), torch.zeros(3), torch.ones(3, 4), 0.5)) == pytest.approx(math.log(2))
-    assert float(step_loss(torch.zeros(5, 3), torch.tensor([0.0, 1, 1, 0, 1]))) == pytest.approx(5 * math.log(2))
+    assert float(step_loss(torch.zeros(5, 3), torch.tensor([0.0, 1, 1, 0, 1]), torch.ones(5, 3))) == pytest.approx(
+        5 * math.log(2)
+    )
+
+
+def test_a_head_learns_from_a_step_as_often_as_it_drew_the_solution():
+    rewards, labels = torch.tensor([[2.0, -1.0], [0.5, 3.0]]), torch.tensor([1.0, 0.0])
+    weights = torch.tensor([[2.0, 0.0], [1.0, 3.0]])
+    expected = (2 * softplus(-2.0) + 0 + softplus(0.5) + 3 * softplus(3.0)) / 2
+    assert float(step_loss(rewards, labels, weights)) == pytest.approx(expected)
 
 
 def test_pairs_far_apart_cost_nothing_or_their_gap_and_are_finite():
@@ -220,11 +229,12 @@ def test_a_batch_of_pairs_has_the_chosen_rows_first():
 
 def test_a_batch_of_steps_marks_where_they_end():
     rows = [
-        {"prompt_ids": [5, 6], "answer_ids": [7, 8, 9], "ends": [0, 2], "step_labels": [1.0, 0.0]},
-        {"prompt_ids": [10], "answer_ids": [11], "ends": [0], "step_labels": [0.0]},
+        {"prompt_ids": [5, 6], "answer_ids": [7, 8, 9], "ends": [0, 2], "step_labels": [1.0, 0.0], "weights": [2.0]},
+        {"prompt_ids": [10], "answer_ids": [11], "ends": [0], "step_labels": [0.0], "weights": [1.0]},
     ]
     batch = collate_rewarded(rows, "process")
     assert [ids[at].tolist() for ids, at in zip(batch["input_ids"], batch["at"], strict=True)] == [[7, 9], [11]]
     assert batch["step_labels"].tolist() == [1.0, 0.0, 0.0]
+    assert batch["weights"].tolist() == [[2.0], [2.0], [1.0]]
     assert (batch["labels"] != -100).sum() == 3  # what transformers divides the step's loss by
     assert torch.equal(batch["labels"] != -100, batch["at"])

@@ -108,6 +108,7 @@ class WorkflowConfig(Config):
     """What every workflow's configuration has."""
 
     keyed: ClassVar[bool] = True  # whether a finished run of the same configuration stands for another one
+    replaces: ClassVar[tuple[str, ...]] = ()  # the fields that name what a run replaces outside its own folder, if any
 
     storage: Annotated[str, Unkeyed()] = Field(
         "artifacts",

@@ -1,7 +1,7 @@
 """Register a model, or an adapter, under a name and alias, unless it fell below what it is compared with."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from components.config import Field, InputPath, ModelRef, UserError, WorkflowConfig
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 class Promote(WorkflowConfig):
     """What promote reads from its YAML."""
+
+    replaces: ClassVar[tuple[str, ...]] = ("name", "alias")
 
     model: ModelRef = Field(description="the model to register, as it will be served")
     adapter: InputPath | None = Field(

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from components.config import Field, InputPath, WorkflowConfig
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 class Report(WorkflowConfig):
     """What the page shows; in a pipeline each of these is another step's output."""
+
+    replaces: ClassVar[tuple[str, ...]] = ("path",)
 
     title: str = Field("Raylign report", description="heading of the page")
     runs: dict[str, str] = Field(min_length=1, description="step name → MLflow run id")

@@ -40,12 +40,16 @@ def step_key(workflow: str, config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def find_done(workflow: str, config: WorkflowConfig, key: str) -> "Finished | None":
-    """Return the newest finished run with a step key, if its outputs exist and what it did elsewhere is still so."""
+def find_done(workflow: str, config: WorkflowConfig, key: str, *, in_effect: bool = True) -> "Finished | None":
+    """Return the newest finished run with a step key, if its outputs exist and what it did elsewhere is still so.
+
+    Args:
+        in_effect: whether the latter matters.
+    """
     from components.tracking.run import find_result
 
     done = find_result(storage.folder(config.storage), config.experiment, workflow, key)
-    if done is not None and not config.in_effect(done.result.outputs):
+    if in_effect and done is not None and not config.in_effect(done.result.outputs):
         logger.info("%s is done (run %s), but something else has taken its place since", workflow, done.run_id)
         return None
     return done

@@ -84,7 +84,8 @@ def run_steps(steps: Mapping[str, StepConfig], setting: Setting) -> dict[str, St
     every, sweeps = expand(steps)
     waits = _waits(steps, sweeps)
     ended: dict[str, Step] = {}
-    undone: dict[str, WorkflowConfig] = {}  # wait for a free slot: looking again would read inputs again
+    waiting: set[str] = set()  # for a free slot: looked at again when there is one, as aliases move meanwhile
+    replaced = _replaced({name: every[name] for name in waits if name in every}, setting.schema_of)
     stopping = threading.Event()
     with contextlib.ExitStack() as stack:
         board = stack.enter_context(Board(list(waits)))
@@ -94,12 +95,13 @@ def run_steps(steps: Mapping[str, StepConfig], setting: Setting) -> dict[str, St
         try:
             while len(ended) < len(waits):
                 for name in _ready(waits, ended, set(running.values())):
+                    if name in waiting and len(running) == setting.max_parallel:
+                        continue
                     if name in sweeps:
                         step: Step | WorkflowConfig = conclude_sweep(name, steps[name], sweeps[name], ended, setting)
-                    elif name in undone:
-                        step = undone[name]
                     else:
-                        step = _blocked(waits[name], ended) or _recognise(name, every[name], ended, setting)
+                        known = (name, every[name], ended, setting)
+                        step = _blocked(waits[name], ended) or _recognise(*known, replaced=name in replaced)
                     if isinstance(step, Step):
                         ended[name] = step
                         board.end(name, step.status, step.seconds)
@@ -110,7 +112,7 @@ def run_steps(steps: Mapping[str, StepConfig], setting: Setting) -> dict[str, St
                         job = pool.submit(_run, *ask)
                         running[job] = name
                     else:
-                        undone[name] = step
+                        waiting.add(name)
                 if not running:
                     continue
                 finished, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -167,11 +169,35 @@ def _blocked(wanted: set[str], ended: Mapping[str, Step]) -> Step | None:
     return Step("blocked", error=f"waits for {failed[0]}") if failed else None
 
 
-def _recognise(name: str, step: StepConfig, ended: Mapping[str, Step], setting: Setting) -> Step | WorkflowConfig:
-    """Return the step as cached, or as failed where its configuration is wrong, else its configuration."""
+def _replaced(steps: Mapping[str, StepConfig], schema_of: Callable[[str], type[WorkflowConfig]]) -> set[str]:
+    """Return the steps, given in the order in which they run, whose effect a later one replaces.
+
+    Each round of a loop may move one alias: where the last round's move stands, those before it are done, too.
+    """
+    last: dict[tuple[Any, ...], str] = {}
+    found = set()
+    for name, step in steps.items():
+        schema = schema_of(step.workflow)
+        if schema.replaces:
+            defaults = {key: schema.model_fields[key].default for key in schema.replaces}
+            target = (step.workflow, *(str(step.config.get(key, value)) for key, value in defaults.items()))
+            if target in last:
+                found.add(last[target])
+            last[target] = name
+    return found
+
+
+def _recognise(
+    name: str, step: StepConfig, ended: Mapping[str, Step], setting: Setting, *, replaced: bool = False
+) -> Step | WorkflowConfig:
+    """Return the step as cached, or as failed where its configuration is wrong, else its configuration.
+
+    Args:
+        replaced: whether a later step of the pipeline does something else in the same place.
+    """
     try:
         config = _configure(name, step, ended, setting)
-        found = find_done(step.workflow, config, key_of(step.workflow, config))
+        found = find_done(step.workflow, config, key_of(step.workflow, config), in_effect=not replaced)
     except UserError as error:
         return Step("failed", error=str(error), is_users_error=True)
     return _ended("cached", found, 0.0) if found else config
@@ -237,7 +263,7 @@ def _run(
         at_once=at_once,
     )
     seconds = time.monotonic() - started
-    found = find_done(step.workflow, config, key)
+    found = find_done(step.workflow, config, key, in_effect=False)  # another may have had its turn since
     if end.succeeded and found:
         return _ended("done", found, seconds)
     line = end.line or {}

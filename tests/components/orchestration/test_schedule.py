@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.config import RayConfig, WorkflowConfig
+from components.config import RayConfig, WorkflowConfig, load
 from components.orchestration import schedule
 from components.orchestration.graph import StepConfig, SweepConfig
 from components.orchestration.jobs import JobEnd
@@ -124,16 +124,18 @@ def test_a_step_that_writes_to_its_own_input_is_known_by_what_it_began_with(tmp_
     assert schedule._run(*ask).status == "done"
 
 
-def test_a_step_that_waits_for_a_free_slot_is_looked_at_once(tmp_storage: Path, monkeypatch) -> None:
+def test_a_step_that_waits_for_a_free_slot_is_looked_at_again_only_when_it_has_one(
+    tmp_storage: Path, monkeypatch
+) -> None:
     looked = []
 
     def run_job(*_, **__) -> JobEnd:
         time.sleep(2.5)  # some turns of the loop
         return JobEnd(False, None, "")
 
-    def recognise(name: str, *rest):
+    def recognise(name: str, *rest, **more):
         looked.append(name)
-        return original(name, *rest)
+        return original(name, *rest, **more)
 
     original = schedule._recognise
     monkeypatch.setattr(schedule, "run_job", run_job)
@@ -142,4 +144,35 @@ def test_a_step_that_waits_for_a_free_slot_is_looked_at_once(tmp_storage: Path, 
     setting = Setting(tmp_storage, tmp_storage, "parent", shared, 0, RayConfig(address="there"), 1, schema_of)
     steps = {name: StepConfig(workflow="report", config=_CONFIGS["report"]) for name in ("first", "second")}
     schedule.run_steps(steps, setting)
-    assert sorted(looked) == ["first", "second"]
+    assert looked == ["first", "second", "second"]
+
+
+def test_only_the_last_of_those_that_write_one_page_has_to_have_it(tmp_storage: Path, monkeypatch) -> None:
+    """Rounds of a loop, say: done, the page is the last one's; overwritten by another pipeline, that alone runs."""
+    ran = []
+
+    def run_job(_, entry: str, **__) -> JobEnd:
+        config = load(schema_of("report"), shlex.split(entry)[-1], [])
+        ran.append(config.title)
+        with open_run(tmp_storage, config.experiment, "report", step_key("report", config), {}) as run:
+            page = tmp_storage / config.path
+            page.write_text(config.title)
+            digest = hashlib.sha256(page.read_bytes()).hexdigest()
+            finish_run(run, Result({"report": str(page), "sha256": digest}, {"bytes": 4.0}), 1.0)
+        return JobEnd(True, {**_LINE, "run_id": run.id}, "")
+
+    monkeypatch.setattr(schedule, "run_job", run_job)
+    shared = {"storage": str(tmp_storage), "experiment": "pages"}
+    setting = Setting(tmp_storage, tmp_storage, "parent", shared, 0, RayConfig(address="there"), 1, schema_of)
+    steps = {
+        "second": StepConfig(workflow="report", config={**_CONFIGS["report"], "title": "B"}, after=["first"]),
+        "first": StepConfig(workflow="report", config={**_CONFIGS["report"], "title": "A"}),
+    }
+
+    def statuses() -> dict[str, str]:
+        return {name: step.status for name, step in schedule.run_steps(steps, setting).items()}
+
+    assert statuses() == {"first": "done", "second": "done"} and ran == ["A", "B"]
+    assert statuses() == {"first": "cached", "second": "cached"}
+    (tmp_storage / "report.html").write_text("another pipeline's")
+    assert statuses() == {"first": "cached", "second": "done"} and ran == ["A", "B", "B"]

@@ -12,7 +12,9 @@ def taken(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Return figures or parameters under names that MLflow takes: what a person called something is in them, too."""
     named: dict[str, Any] = {}
     for name, value in figures.items():
-        plain = re.sub(r"[^/\w.\- :]", "_", name)[:_NAME]
+        parts = re.sub(r"[^/\w.\- :]", "_", name)[:_NAME].split("/")
+        # It reads them as paths: nothing in it may be empty, "." or "..".
+        plain = "/".join(part if part.strip(".") else "_" * len(part) for part in parts if part) or "_"
         while plain in named:
             plain += "_"
         named[plain] = value

@@ -151,7 +151,7 @@ def parse_pair(record: Mapping[str, Any], where: str) -> tuple[list[dict[str, st
         prompt = _dialogue(given, where) if is_dialogue else [_message("user", given)]
         if prompt[-1]["role"] == "assistant" and not prompt[-1]["content"]:
             prompt = prompt[:-1]
-        repeated = given if is_dialogue else ""  # to plain text ("Hello") an answer may begin with the same word
+        repeated = given if is_dialogue or _is_repeated(given, sides) else ""
         return _checked(prompt, _own_text(sides[0], repeated), _own_text(sides[1], repeated), where)
     chats = [_messages(side, where, "assistant") for side in sides]
     if given is None:
@@ -245,6 +245,13 @@ def _checked(
     if not prompt or prompt[-1]["role"] == "assistant" or not prompt[-1]["content"]:
         raise UserError(f"{where}: the prompt must end in a user's message that is not empty")
     return prompt, chosen, rejected
+
+
+def _is_repeated(given: str, sides: Sequence[str]) -> bool:
+    """Whether both sides are a plain prompt and its answer: to "Hello" an answer may begin with the same word."""
+    tails = [side.removeprefix(given) for side in sides]
+    goes_on = given.endswith((":", " ", "\n")) or all(tail.startswith("\n") for tail in tails)
+    return all(side.startswith(given) for side in sides) and goes_on
 
 
 def _own_text(side: str, prompt: str) -> str:

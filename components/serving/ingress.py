@@ -246,7 +246,7 @@ class Ingress:
         """
         try:
             load = await self._load(timeout_s=5)
-            if load is None and not await runs(self._engine):
+            if load is None and not await asyncio.wait_for(runs(self._engine), 5):
                 raise RuntimeError("no replica of the engine runs")
         except Exception as error:
             raise ApiError(503, "The engine does not answer.", code="engine_unavailable") from error

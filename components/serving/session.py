@@ -119,8 +119,12 @@ def plain_name(plan: ServingPlan) -> str:
 
 
 def users_of(plan: ServingPlan) -> int:
-    """Return how many requests the evaluation sends at a time: never so many that one is refused for want of room."""
-    return min(USERS, plan.engine.max_sequences + plan.engine.max_queued)
+    """Return how many requests the evaluation sends at a time: never so many that one is refused for want of room.
+
+    Serve counts one as queued until a replica took it, also where replicas have room: as many may be at once as its
+    queue holds, less one for who scrapes ``/metrics`` meanwhile.
+    """
+    return max(1, min(USERS, plan.engine.max_queued - 1))
 
 
 def rank(url: str, key: str | None, plan: ServingPlan, exam: Exam) -> dict[str, dict[str, float]]:

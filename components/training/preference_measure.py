@@ -158,6 +158,7 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], payload: Mapping[str, A
         eos_token_id=payload["turn_end_id"],
         pad_token_id=payload["pad_id"],
     )
+    model.generation_config = GenerationConfig()  # what ``how`` leaves open, generate takes from there
     torch.manual_seed(payload["seed"])
     answers: list[list[int]] = []
     together = _BATCH_PROMPTS_GPU if payload["gpu"] else _BATCH_PROMPTS

@@ -78,6 +78,15 @@ def test_an_answer_may_begin_with_the_prompts_own_words(tmp_path):
     assert answers == ["Hello! How can I help you?", "Hello there, what?"]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "between"), [("Q: 2+2?\nA:", " "), ("Add 2 and 2.\n", ""), ("What is 2+2?", "\n\n")]
+)
+def test_a_plain_prompt_that_both_sides_repeat_is_no_part_of_the_answers(tmp_path, prompt, between):
+    rows = [{"prompt": prompt, "chosen": f"{prompt}{between}4", "rejected": f"{prompt}{between}5"}]
+    row = read_preferences(write(tmp_path / "prefs.jsonl", rows), 0.0).rows[0]
+    assert [row[side][0]["content"] for side in ("chosen", "rejected")] == ["4", "5"]
+
+
 def test_ties_empty_answers_and_repeats_are_left_out_and_counted(tmp_path):
     rows = [
         {"prompt": "a", "chosen": "b", "rejected": "c"},

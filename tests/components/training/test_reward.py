@@ -87,8 +87,8 @@ def test_gradients_are_finite_differences():
 
     rewards, margins, weights = draw(8, 3).requires_grad_(), draw(4).abs(), draw(4, 3).abs()
     assert torch.autograd.gradcheck(lambda r: pair_loss(r, margins, weights, 0.3), rewards)
-    labels = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda r: step_loss(r, labels), draw(5, 3).requires_grad_())
+    labels, often = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0], dtype=torch.float64), draw(5, 3).abs()
+    assert torch.autograd.gradcheck(lambda r: step_loss(r, labels, often), draw(5, 3).requires_grad_())
 
 
 def test_the_pair_loss_of_a_batch_is_the_mean_over_its_parts():
@@ -111,8 +111,9 @@ def test_the_step_loss_by_hand_and_in_parts():
         (softplus(0.5) + softplus(0.0)) / 2,
         (softplus(3.0) + softplus(-4.0)) / 2,
     ]
-    assert float(step_loss(rewards, labels)) == pytest.approx(sum(by_step))
-    first, rest = step_loss(rewards[:1], labels[:1]), step_loss(rewards[1:], labels[1:])
+    all_S2 = torch.ones(3, 2)
+    assert float(step_loss(rewards, labels, all_S2)) == pytest.approx(sum(by_step))
+    first, rest = (step_loss(rewards[own], labels[own], all_S2[own]) for own in (slice(1), slice(1, 3)))
     assert float(first) == pytest.approx(by_step[0]) and float(first + rest) == pytest.approx(sum(by_step))
 
 

@@ -85,11 +85,12 @@ def first_and_last(samples: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in samples.read_text().split("\n") if line]
     iterations = [line["iteration"] for line in lines]
     looks = {min(iterations), max(iterations)} if iterations else set()
-    asked = {line["place"]: line["question"] for line in lines}  # two prompts may ask the same over other passages
-    return [
-        {"question": question, "looks": [one for one in lines if one["place"] == place and one["iteration"] in looks]}
-        for place, question in asked.items()
-    ]
+    shown = [line for line in lines if line["iteration"] in looks]
+    # Two prompts may ask the same over other passages; without held-out prompts, each look is at others.
+    asked: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for line in shown:
+        asked.setdefault((line["place"], line["question"]), []).append(line)
+    return [{"question": question, "looks": found} for (_, question), found in asked.items()]
 
 
 def _panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:

@@ -126,6 +126,11 @@ def test_answers_before_and_after_a_training_are_shown_together(tmp_path: Path) 
     assert "&lt;b&gt;second" in text and "<b>second" not in text
     samples.write_text("")
     assert first_and_last(samples) == []
+    other = [
+        {**common, "iteration": number, "place": 0, "question": f"{number}?", "answer": "."} for number in (1, 2, 3)
+    ]
+    samples.write_text("".join(json.dumps(line) + "\n" for line in other))  # of prompts that are trained on
+    assert [(one["question"], len(one["looks"])) for one in first_and_last(samples)] == [("1?", 1), ("3?", 1)]
 
 
 def test_a_browser_shows_it(page: Path, tmp_path: Path) -> None:

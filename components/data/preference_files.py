@@ -249,9 +249,8 @@ def _checked(
 
 def _is_repeated(given: str, sides: Sequence[str]) -> bool:
     """Whether both sides are a plain prompt and its answer: to "Hello" an answer may begin with the same word."""
-    tails = [side.removeprefix(given) for side in sides]
-    goes_on = given.endswith((":", " ", "\n")) or all(tail.startswith("\n") for tail in tails)
-    return all(side.startswith(given) for side in sides) and goes_on
+    repeated = given if given.endswith((":", " ", "\n")) else f"{given}\n"
+    return all(side.startswith(repeated) for side in sides)
 
 
 def _own_text(side: str, prompt: str) -> str:

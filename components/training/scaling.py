@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.models.memory import ModelShape, training_bytes
+from components.training.deepspeed import DeepSpeedConfig
 
 _GIB = 2**30
 _BYTES = 2  # of a weight or gradient in bfloat16, as GPUs exchange them
-_STATE = 2 + 4 + 12  # of a parameter: its weight, its gradient's sum over a step's passes in float32, the optimizer's
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,8 @@ def memory_bytes(shape: ModelShape, stage: int, gpus: int, batch_tokens: int) ->
     gradients, 12 of optimizer; stage 1 divides the last among the GPUs, 2 the gradients, too, 3 everything. Gradients
     take 2 bytes there, 4 here.
     """
-    weight_shards = gpus if stage == 3 else 1
-    rest = training_bytes(shape, trained=0, batch_tokens=batch_tokens, weight_shards=weight_shards)
-    own = _STATE - 2  # training_bytes has counted the weights
-    divided = {0: 0, 1: 12, 2: own, 3: own}[stage]
-    return rest + shape.parameters * (own - divided) + -(-shape.parameters * divided // gpus)
+    shards = DeepSpeedConfig.model_validate({"stage": stage}).shards(gpus)
+    return training_bytes(shape, trained=shape.parameters, batch_tokens=batch_tokens, **shards)
 
 
 def exchanged_bytes(shape: ModelShape, stage: int, gpus: int) -> float:

@@ -184,17 +184,14 @@ class _Worker:
 
     def _look_at_held_out(self) -> list[float]:
         """Answer held-out prompts greedily, keep the answers, return each one's reward; the mean joins the figures."""
-        import torch
-
         from components.training.ppo.figures import held_out_rewards, show_answers
 
         drawn = self.loop.draw(self.held_out, greedy=True)
         scores = self.loop.score(self.held_out, drawn)
         # Each worker's engine drew its own answers: all go by the mean, or one would stop while others wait.
-        own = self._unpaid(drawn) if self.unpaid else held_out_rewards(scores)
-        held_out = (self.together.sum(torch.tensor(own, dtype=torch.float64)) / self.workers).tolist()
+        held_out = self._means(self._unpaid(drawn) if self.unpaid else held_out_rewards(scores))
         figures = self.loop.figures
-        figures["eval/reward"] = self._mean(float(scores.raw.mean()))
+        (figures["eval/reward"],) = self._means([float(scores.raw.mean())])
         figures["eval/held_out_reward"] = sum(held_out) / len(held_out)
         if self.rank == 0:
             self.samples.add(self.loop.iteration, show_answers(self.held_out, drawn, scores, self.decode))
@@ -270,11 +267,11 @@ class _Worker:
         if self.rank == 0:
             Path(self.payload["evidence"]).unlink(missing_ok=True)
 
-    def _mean(self, value: float) -> float:
-        """Return the mean over the workers."""
+    def _means(self, values: list[float]) -> list[float]:
+        """Return the means over the workers."""
         import torch
 
-        return float(self.loop.reduce(torch.tensor([value], dtype=torch.float64)).item()) / self.workers
+        return (self.loop.reduce(torch.tensor(values, dtype=torch.float64)) / self.workers).tolist()
 
     def _write_policy(self) -> None:
         out = Path(self.payload["out"])

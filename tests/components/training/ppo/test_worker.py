@@ -46,7 +46,7 @@ def test_a_reward_that_is_gamed_leaves_the_look_that_showed_it(tmp_path, monkeyp
     worker.config = SimpleNamespace(guards=guards, update=SimpleNamespace(iterations=9))
     run = SimpleNamespace(log_metrics=lambda values, step: logged.append((step, values)))
     worker.payload = {"run": run, "evidence": str(tmp_path / "evidence.json")}
-    worker.unpaid, worker.together = [], SimpleNamespace(sum=lambda values: values)
+    worker.unpaid = []
     worker.samples = SimpleNamespace(add=lambda *_: None)
     raw = torch.tensor([[0.25]])
     worker.loop = SimpleNamespace(

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,8 @@ async def engine_parts(
     except BaseException as error:
         raise from_exception(error, retry_after_s) from error
     finally:
-        parts.cancel()
+        with suppress(Exception):  # it raises once more what kept the request from a replica: a full queue
+            parts.cancel()
 
 
 def chunks_of(lines: Sequence[str]) -> list[dict[str, Any]]:

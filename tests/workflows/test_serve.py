@@ -26,6 +26,9 @@ NAMES = (
         name="docs-cot", search=SEARCH, strategy="zero_shot_cot", options={"max_reasoning_tokens": 6}, max_tokens=12
     ),
 )
+ENGINE = EngineOptions(
+    max_model_len=1024, max_sequences=2, max_queued=3, retry_after_s=2, adapters=AdapterOptions(at_once=2, max_rank=8)
+)
 TUNED = ServedName(name="docs-tuned", adapter="models:/tuned@champion", max_tokens=8)
 ASK = [{"role": "user", "content": "Which function deletes a file?"}]
 ADMIN = {"authorization": "Bearer the admin's"}
@@ -94,19 +97,12 @@ def url(ray_cluster, tiny_model_dir, storage, index, tuned):
 
     with open_run(storage, "tests", "promote", "tuned", {}) as run:
         register_model(run, "tuned", tuned[0], "champion", {})
-    engine = EngineOptions(
-        max_model_len=1024,
-        max_sequences=2,
-        max_queued=3,
-        retry_after_s=2,
-        adapters=AdapterOptions(at_once=2, max_rank=8),
-    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAYLIGN_TEST_ADMINS", "the admin's")
         plan = make_plan(
             model=str(tiny_model_dir),
             names=(*NAMES, TUNED),
-            engine=engine,
+            engine=ENGINE,
             storage=storage,
             index=index,
             embedder=EMBEDDER,
@@ -290,15 +286,16 @@ def test_a_client_that_leaves_frees_the_engine(url, stream):
 def test_more_than_the_queue_holds_is_refused_with_a_time_to_wait(url):
     import httpx
 
-    body = {"model": "docs", "messages": ASK, "max_tokens": 300, "ignore_eos": True}
+    asked = {"chat/completions": {"messages": ASK}, "completions": {"prompt": "Which function"}}
 
-    def post(_):
-        return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    def post(path):
+        body = {"model": "docs", "max_tokens": 300, "ignore_eos": True, **asked[path]}
+        return httpx.post(f"{url}/v1/{path}", json=body, timeout=120)
 
     with ThreadPoolExecutor(14) as pool:
-        answers = list(pool.map(post, range(14)))
+        answers = list(pool.map(post, [*asked] * 7))
     refused = [answer for answer in answers if answer.status_code != 200]
-    assert refused and len(refused) < len(answers)
+    assert len(refused) < len(answers) and {answer.url.path for answer in refused} == {f"/v1/{path}" for path in asked}
     for answer in refused:
         assert answer.status_code == 429 and answer.headers["retry-after"] == "2"
         assert answer.json()["error"]["code"] == "rate_limit_exceeded"
@@ -388,8 +385,8 @@ def test_the_step_asks_evaluates_and_leaves_a_transcript(url, make_run, storage,
     monkeypatch.setattr("components.serving.app.serving", lambda *_: contextlib.nullcontext(url))
     questions = _questions(storage)
     config = workflow.Serve(
-        model=str(tiny_model_dir), index=index, names=NAMES, storage=str(storage), ask=("What is a list?",),
-        questions=questions, preferences=_pairs(storage), evaluate_max_tokens=6,
+        model=str(tiny_model_dir), index=index, names=NAMES, engine=ENGINE, storage=str(storage),
+        ask=("What is a list?",), questions=questions, preferences=_pairs(storage), evaluate_max_tokens=6,
     )  # fmt: skip
     result = workflow.main(config, make_run(workflow="serve"))
     exchanges = json.loads(Path(result.outputs["transcript"]).read_text())

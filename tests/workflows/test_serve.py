@@ -32,6 +32,7 @@ ENGINE = EngineOptions(
 TUNED = ServedName(name="docs-tuned", adapter="models:/tuned@champion", max_tokens=8)
 ASK = [{"role": "user", "content": "Which function deletes a file?"}]
 ADMIN = {"authorization": "Bearer the admin's"}
+PATIENCE_S = 120
 
 
 @pytest.fixture(scope="session")
@@ -118,14 +119,19 @@ def url(ray_cluster, tiny_model_dir, storage, index, tuned):
 def client(url):
     from openai import OpenAI
 
-    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S)
+
+
+def http(method, url, **options):
+    """httpx.request that waits as long as a slow machine may need: its own limit is 5 s."""
+    import httpx
+
+    return httpx.request(method, url, timeout=PATIENCE_S, **options)
 
 
 def engine_requests(url):
     """The engine's counters, by state."""
-    import httpx
-
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = http("GET", f"{url}/metrics").text.splitlines()
     found = [
         line.removeprefix("raylign_engine_requests{state=")
         for line in lines
@@ -134,7 +140,7 @@ def engine_requests(url):
     return {line.split('"')[1]: float(line.split()[-1]) for line in found}
 
 
-def wait_for(condition, seconds=10.0):
+def wait_for(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -175,12 +181,10 @@ def test_choices_seeds_and_logprobs_are_the_engines(client):
 
 
 def test_an_answer_over_the_index_carries_citations_and_its_lineage(client, url):
-    import httpx
-
     raw = client.chat.completions.with_raw_response.create(model="docs-rag", messages=ASK)
     answer = raw.parse()
     assert isinstance(answer.choices[0].message.model_extra["citations"], list)
-    pages = {page["model"]: page for page in httpx.get(f"{url}/v1/lineage").json()["data"]}
+    pages = {page["model"]: page for page in http("GET", f"{url}/v1/lineage").json()["data"]}
     assert raw.headers["x-raylign-lineage"] == pages["docs-rag"]["lineage_id"]
     assert re.fullmatch(r".*#passages@\d+", pages["docs-rag"]["decided_by"]["index"])
     assert len({pages[name]["lineage_id"] for name in ("docs", "docs-rag", "docs-cot", "docs-tuned")}) == 4
@@ -195,7 +199,7 @@ def test_a_request_leaves_a_trace_of_its_steps(client, storage):
     uri = tracking_uri(storage)
     mlflow, experiment = client_of(uri), experiment_of(uri, storage, "served")
     wanted, found = f"tags.request_id = '{answer.id}'", []
-    wait_for(lambda: found or found.extend(mlflow.search_traces([experiment], filter_string=wanted)), 60)
+    wait_for(lambda: found or found.extend(mlflow.search_traces([experiment], filter_string=wanted)))
     spans = {span.name: span for span in found[0].data.spans}
     assert {"docs-rag", "retrieve", "search", "generate", "verify"} == set(spans)
     assert spans["search"].parent_id == spans["retrieve"].span_id
@@ -237,14 +241,12 @@ def test_embeddings_are_the_index_embedders(client, storage):
 
 
 def test_search_finds_the_passage_that_answers(url):
-    import httpx
-
     for mode in ("dense", "text", "hybrid"):
-        found = httpx.post(f"{url}/v1/search", json={"query": "delete a file", "k": 2, "mode": mode}).json()
+        found = http("POST", f"{url}/v1/search", json={"query": "delete a file", "k": 2, "mode": mode}).json()
         assert found["data"][0]["passage_id"] == "os.remove" and found["data"][0]["score"] > 0
         assert "vector" not in found["data"][0]
     others = {"type": "ne", "key": "passage_id", "value": "os.remove"}
-    found = httpx.post(f"{url}/v1/search", json={"query": "delete a file", "k": 2, "filters": others}).json()
+    found = http("POST", f"{url}/v1/search", json={"query": "delete a file", "k": 2, "filters": others}).json()
     assert found["data"] and all(row["passage_id"] != "os.remove" for row in found["data"])
 
 
@@ -284,13 +286,11 @@ def test_a_client_that_leaves_frees_the_engine(url, stream):
 
 
 def test_more_than_the_queue_holds_is_refused_with_a_time_to_wait(url):
-    import httpx
-
     asked = {"chat/completions": {"messages": ASK}, "completions": {"prompt": "Which function"}}
 
     def post(path):
         body = {"model": "docs", "max_tokens": 300, "ignore_eos": True, **asked[path]}
-        return httpx.post(f"{url}/v1/{path}", json=body, timeout=120)
+        return http("POST", f"{url}/v1/{path}", json=body)
 
     with ThreadPoolExecutor(14) as pool:
         answers = list(pool.map(post, [*asked] * 7))
@@ -302,20 +302,16 @@ def test_more_than_the_queue_holds_is_refused_with_a_time_to_wait(url):
 
 
 def test_feedback_lands_in_the_table(client, url, storage):
-    import httpx
-
     from components.data.store import read
 
     answer = client.chat.completions.create(model="docs-rag", messages=ASK)
-    reply = httpx.post(f"{url}/v1/feedback", json={"request_id": answer.id, "rating": "up"})
+    reply = http("POST", f"{url}/v1/feedback", json={"request_id": answer.id, "rating": "up"})
     assert reply.status_code == 200
     row = next(r for r in read(f"{storage / 'lancedb'}#feedback") if r["request_id"] == answer.id)
     assert row["answer"] == answer.choices[0].message.content and "os.remove" in row["passage_ids"]
 
 
 def test_an_alias_moves_between_two_requests_and_nothing_is_restarted(client, url, tuned):
-    import httpx
-
     def answer(model):
         options = {"max_tokens": 12, "temperature": 0, "extra_body": {"ignore_eos": True}}
         raw = client.chat.completions.with_raw_response.create(model=model, messages=ASK, **options)
@@ -325,11 +321,11 @@ def test_an_alias_moves_between_two_requests_and_nothing_is_restarted(client, ur
     bare, first = answer("docs"), answer("docs-tuned")
     assert bare[1] is None and first[1] == "tuned@1" and bare[0] != first[0]
     body = {"source": str(tuned[1]), "name": "tuned", "version": "2"}
-    assert httpx.post(f"{url}/v1/adapters", json=body).status_code == 403
-    loaded = httpx.post(f"{url}/v1/adapters", json=body, headers=ADMIN, timeout=60)
+    assert http("POST", f"{url}/v1/adapters", json=body).status_code == 403
+    loaded = http("POST", f"{url}/v1/adapters", json=body, headers=ADMIN)
     assert loaded.json()["id"] == "tuned@2" and answer("docs-tuned") == first
     body = {"alias": "tuned@champion", "version": "2"}
-    assert httpx.post(f"{url}/v1/adapters/aliases", json=body, headers=ADMIN).json()["before"] == "tuned@1"
+    assert http("POST", f"{url}/v1/adapters/aliases", json=body, headers=ADMIN).json()["before"] == "tuned@1"
     second = answer("docs-tuned")
     assert second[1] == "tuned@2" and second[0] not in (bare[0], first[0])
     assert answer("tuned@1") == first and answer("docs") == bare
@@ -365,17 +361,13 @@ def test_an_attached_adapter_computes_what_the_merged_model_does(client, tuned, 
 
 
 def load_second(url, tuned):
-    import httpx
-
     body = {"source": str(tuned[1]), "name": "tuned", "version": "2"}
-    assert httpx.post(f"{url}/v1/adapters", json=body, headers=ADMIN, timeout=60).status_code == 200
+    assert http("POST", f"{url}/v1/adapters", json=body, headers=ADMIN).status_code == 200
 
 
 def test_health_and_metrics(url):
-    import httpx
-
-    assert httpx.get(f"{url}/healthz").json()["status"] == "ok"
-    assert "raylign_tokens_total" in httpx.get(f"{url}/metrics").text
+    assert http("GET", f"{url}/healthz").json()["status"] == "ok"
+    assert "raylign_tokens_total" in http("GET", f"{url}/metrics").text
 
 
 def test_the_step_asks_evaluates_and_leaves_a_transcript(url, make_run, storage, index, tiny_model_dir, monkeypatch):

@@ -32,7 +32,6 @@ ENGINE = EngineOptions(
 TUNED = ServedName(name="docs-tuned", adapter="models:/tuned@champion", max_tokens=8)
 ASK = [{"role": "user", "content": "Which function deletes a file?"}]
 ADMIN = {"authorization": "Bearer the admin's"}
-PATIENCE_S = 120
 
 
 @pytest.fixture(scope="session")
@@ -119,19 +118,21 @@ def url(ray_cluster, tiny_model_dir, storage, index, tuned):
 def client(url):
     from openai import OpenAI
 
-    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S)
+    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
 
 
 def http(method, url, **options):
-    """httpx.request that waits as long as a slow machine may need: its own limit is 5 s."""
+    """httpx.request that waits while an engine or a disk is busy: its own limit is 5 s."""
     import httpx
 
-    return httpx.request(method, url, timeout=PATIENCE_S, **options)
+    return httpx.request(method, url, timeout=120, **options)
 
 
 def engine_requests(url):
     """The engine's counters, by state."""
-    lines = http("GET", f"{url}/metrics").text.splitlines()
+    import httpx
+
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
     found = [
         line.removeprefix("raylign_engine_requests{state=")
         for line in lines
@@ -140,7 +141,7 @@ def engine_requests(url):
     return {line.split('"')[1]: float(line.split()[-1]) for line in found}
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=10.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -199,7 +200,7 @@ def test_a_request_leaves_a_trace_of_its_steps(client, storage):
     uri = tracking_uri(storage)
     mlflow, experiment = client_of(uri), experiment_of(uri, storage, "served")
     wanted, found = f"tags.request_id = '{answer.id}'", []
-    wait_for(lambda: found or found.extend(mlflow.search_traces([experiment], filter_string=wanted)))
+    wait_for(lambda: found or found.extend(mlflow.search_traces([experiment], filter_string=wanted)), 60)
     spans = {span.name: span for span in found[0].data.spans}
     assert {"docs-rag", "retrieve", "search", "generate", "verify"} == set(spans)
     assert spans["search"].parent_id == spans["retrieve"].span_id
@@ -366,8 +367,10 @@ def load_second(url, tuned):
 
 
 def test_health_and_metrics(url):
-    assert http("GET", f"{url}/healthz").json()["status"] == "ok"
-    assert "raylign_tokens_total" in http("GET", f"{url}/metrics").text
+    import httpx
+
+    assert httpx.get(f"{url}/healthz").json()["status"] == "ok"
+    assert "raylign_tokens_total" in httpx.get(f"{url}/metrics").text
 
 
 def test_the_step_asks_evaluates_and_leaves_a_transcript(url, make_run, storage, index, tiny_model_dir, monkeypatch):
